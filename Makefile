@@ -1,0 +1,59 @@
+# `make demo` and `make test` are all that a fresh clone needs; the rest is for developers.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+CPP := $(shell git ls-files 'csrc/**' 2>/dev/null | grep -E '\.(cpp|hpp|inl|cu|cuh)$$')
+
+.PHONY: help demo setup test test-all check format bench clean
+
+help:
+	@echo "make demo      set up .venv, scan the embedded model, results and figures in runs/demo"
+	@echo "make test      set up .venv when missing, run the test suite"
+	@echo "make test-all  the longer tests as well, and every instruction set forced in turn"
+	@echo "make check     ruff, mypy, clang-format, import layering"
+	@echo "make bench     benchmarks (each asserts its answer before it times it)"
+	@echo "make setup     only the environment;  make clean  remove what was built"
+
+# One install, through the tested versions. No build isolation: the extension is rebuilt on import
+# when its sources change, and that needs the build tools in the environment itself.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core pybind11 cmake ninja
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
+		--editable ".[plots,zst,pandas]" --group dev
+	touch $(STAMP)
+
+setup: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m pyneurons demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP)
+	PYNEURONS_REQUIRE_BACKENDS=reference,cpp:scalar $(BIN)/python -m pytest
+	for isa in scalar avx2 avx512; do \
+		PYNEURONS_ISA=$$isa $(BIN)/python -m pytest -q -m "not slow" || exit 1; done
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/python -m pytest -q tests/test_layering.py
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
+
+clean:
+	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+	find pyneurons tests bench kernels -name __pycache__ -type d -prune -exec rm -rf {} +

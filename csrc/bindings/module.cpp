@@ -1,0 +1,316 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "arrays.hpp"
+#include "pyneurons/cpu_features.hpp"
+#include "pyneurons/dispatch.hpp"
+#include "pyneurons/ffn_epilogue.hpp"
+#include "pyneurons/firing_rows.hpp"
+#include "pyneurons/ngram_coverage.hpp"
+#include "pyneurons/ngram_keys.hpp"
+#include "pyneurons/ngram_triggers.hpp"
+#include "pyneurons/segment_counts.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace pyneurons;
+
+constexpr Isa all_isas[] = {Isa::scalar, Isa::avx2, Isa::avx512};
+
+/// An instruction set by its name; unknown and unsupported names raise.
+Isa isa_of(const std::string& name) {
+  const std::optional<Isa> isa = isa_from_name(name);
+  if (!isa) {
+    throw py::value_error("instruction set '" + name + "' does not exist");
+  }
+  if (!compiled(*isa)) {
+    throw py::value_error("instruction set '" + name + "' is not compiled in");
+  }
+  if (!cpu_supports(*isa)) {
+    throw py::value_error("this processor or operating system does not run '" + name + "'");
+  }
+  return *isa;
+}
+
+int threads_of(int threads) {
+  if (threads < 1) {
+    throw py::value_error("threads is " + std::to_string(threads) + ", expected 1 or more");
+  }
+  return threads;
+}
+
+/// That a mask row has bits for so many neurons.
+void check_neurons(const char* op, const MatrixView<const std::uint32_t>& mask,
+                   std::int64_t neurons) {
+  if (neurons > 32 * mask.cols) {
+    arrays::refuse(arrays::where(op, "mask"), "has rows of " + std::to_string(mask.cols) +
+                                                  " words, too few for " + std::to_string(neurons) +
+                                                  " neurons");
+  }
+}
+
+/// Bounds of segments: not decreasing, within the rows there are.
+void check_segments(const char* op, const std::int64_t* segments, std::int64_t n_segments,
+                    std::int64_t rows) {
+  std::int64_t before = 0;
+  for (std::int64_t s = 0; s <= n_segments; ++s) {
+    if (segments[s] < before || segments[s] > rows) {
+      arrays::refuse(arrays::where(op, "segments"), "is wrong at " + std::to_string(s) +
+                                                        ": bounds must not decrease nor pass " +
+                                                        std::to_string(rows));
+    }
+    before = segments[s];
+  }
+}
+
+std::int64_t pieces(const char* op, const char* name, const py::array& bounds) {
+  if (bounds.ndim() != 1 || bounds.shape(0) < 1) {
+    arrays::refuse(arrays::where(op, name),
+                   "has shape " + arrays::shape_of(bounds) + ", expected one element or more");
+  }
+  return bounds.shape(0) - 1;
+}
+
+void py_segment_counts(const py::array& mask_, const std::optional<py::array>& order_,
+                       const py::array& segments_, const py::array& counts_,
+                       const std::string& isa_, int threads) {
+  constexpr const char* op = "segment_counts";
+  const auto mask = arrays::matrix<const std::uint32_t>(op, "mask", mask_);
+  const auto order = arrays::order(op, order_, mask.rows);
+  const auto counts = arrays::matrix<std::int64_t>(op, "counts", counts_);
+  const auto* segments =
+      arrays::vector<const std::int64_t>(op, "segments", segments_, counts.rows + 1);
+  check_segments(op, segments, counts.rows, order.length);
+  check_neurons(op, mask, counts.cols);
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  const py::gil_scoped_release release;
+  segment_counts(mask, order.data, order.length, segments, counts, isa, threads);
+}
+
+void py_firing_rows(const py::array& mask_, const std::optional<py::array>& order_,
+                    const py::array& rows_, const py::array& found_, const std::string& isa_,
+                    int threads) {
+  constexpr const char* op = "firing_rows";
+  const auto mask = arrays::matrix<const std::uint32_t>(op, "mask", mask_);
+  const auto order = arrays::order(op, order_, mask.rows);
+  const auto rows = arrays::matrix<std::int64_t>(op, "rows", rows_);
+  auto* found = arrays::vector<std::int64_t>(op, "found", found_, rows.rows);
+  check_neurons(op, mask, rows.rows);
+  for (std::int64_t f = 0; f < rows.rows; ++f) {
+    if (found[f] < 0 || found[f] > rows.cols) {
+      arrays::refuse(arrays::where(op, "found"), "is out of range at " + std::to_string(f));
+    }
+  }
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  const py::gil_scoped_release release;
+  firing_rows(mask, order.data, order.length, rows, found, isa, threads);
+}
+
+template <typename Id>
+void keys_of(const py::array& ids_, const py::array& starts_, int n, int bits,
+             std::uint32_t boundary_id, const py::array& keys_, Isa isa, int threads) {
+  constexpr const char* op = "ngram_keys";
+  const std::int64_t rows = ids_.size();
+  const std::int64_t sequences = pieces(op, "starts", starts_);
+  const auto* ids = arrays::vector<const Id>(op, "ids", ids_, rows);
+  const auto* starts = arrays::vector<const std::int64_t>(op, "starts", starts_, sequences + 1);
+  auto* keys = arrays::vector<std::uint64_t>(op, "keys", keys_, rows);
+  check_segments(op, starts, sequences, rows);
+  if (starts[0] != 0 || starts[sequences] != rows) {
+    arrays::refuse(arrays::where(op, "starts"), "does not cover the ids");
+  }
+  const py::gil_scoped_release release;
+  ngram_keys(ids, rows, starts, sequences, n, bits, boundary_id, keys, isa, threads);
+}
+
+void py_ngram_keys(const py::array& ids, const py::array& starts, int n, int bits,
+                   std::uint32_t boundary_id, const py::array& keys, const std::string& isa_,
+                   int threads) {
+  if (n < 1 || bits < 1 || bits > 32) {
+    arrays::refuse("ngram_keys: n, bits", "are out of range");
+  }
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  if (py::isinstance<py::array_t<std::uint16_t>>(ids)) {
+    keys_of<std::uint16_t>(ids, starts, n, bits, boundary_id, keys, isa, threads);
+  } else {
+    keys_of<std::uint32_t>(ids, starts, n, bits, boundary_id, keys, isa, threads);
+  }
+}
+
+/// Returns None, or (neuron, remainder) of the first neuron whose fires do not add up.
+std::optional<std::pair<std::int64_t, std::int64_t>> py_ngram_coverage(
+    const py::array& mask_, const std::optional<py::array>& order_, const py::array& segments_,
+    const py::array& fires_, const py::array& histogram_, const py::array& large_,
+    const std::string& isa_, int threads) {
+  constexpr const char* op = "ngram_coverage";
+  const auto mask = arrays::matrix<const std::uint32_t>(op, "mask", mask_);
+  const auto order = arrays::order(op, order_, mask.rows);
+  const std::int64_t n_segments = pieces(op, "segments", segments_);
+  const auto* segments =
+      arrays::vector<const std::int64_t>(op, "segments", segments_, n_segments + 1);
+  const auto histogram = arrays::matrix<std::int64_t>(op, "histogram", histogram_);
+  const auto large = arrays::matrix<std::int64_t>(op, "large", large_);
+  const auto* fires = arrays::vector<const std::int64_t>(op, "fires", fires_, histogram.cols);
+  check_segments(op, segments, n_segments, order.length);
+  check_neurons(op, mask, histogram.cols);
+  std::int64_t longer = 0;
+  for (std::int64_t g = 0; g < n_segments; ++g) {
+    const std::int64_t length = segments[g + 1] - segments[g];
+    longer += length >= histogram.rows ? 1 : 0;
+    if (g > 0 && length < segments[g] - segments[g - 1]) {
+      arrays::refuse(arrays::where(op, "segments"), "is not sorted by length");
+    }
+  }
+  if (histogram.rows < 2 || large.rows != longer || large.cols != histogram.cols) {
+    arrays::refuse(arrays::where(op, "large"), "has shape " + arrays::shape_of(large_) +
+                                                   ", expected [" + std::to_string(longer) + ", " +
+                                                   std::to_string(histogram.cols) + "]");
+  }
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  const py::gil_scoped_release release;
+  try {
+    ngram_coverage(mask, order.data, order.length, segments, n_segments, fires, histogram, large,
+                   isa, threads);
+  } catch (const Contradiction& contradiction) {
+    return std::pair{contradiction.neuron, contradiction.found};
+  }
+  return std::nullopt;
+}
+
+/// Returns None, or (neuron, number found) of the first neuron whose list does not fill its place.
+std::optional<std::pair<std::int64_t, std::int64_t>> py_ngram_triggers(
+    const py::array& mask_, const std::optional<py::array>& order_, const py::array& segments_,
+    const py::array& threshold_, const py::array& offsets_, const py::array& segment_of_,
+    const py::array& fires_, const std::string& isa_, int threads) {
+  constexpr const char* op = "ngram_triggers";
+  const auto mask = arrays::matrix<const std::uint32_t>(op, "mask", mask_);
+  const auto order = arrays::order(op, order_, mask.rows);
+  const std::int64_t n_segments = pieces(op, "segments", segments_);
+  const std::int64_t neurons = pieces(op, "offsets", offsets_);
+  const auto* segments =
+      arrays::vector<const std::int64_t>(op, "segments", segments_, n_segments + 1);
+  const auto* threshold = arrays::vector<const std::int64_t>(op, "threshold", threshold_, neurons);
+  const auto* offsets = arrays::vector<const std::int64_t>(op, "offsets", offsets_, neurons + 1);
+  check_segments(op, segments, n_segments, order.length);
+  check_neurons(op, mask, neurons);
+  for (std::int64_t f = 0; f < neurons; ++f) {
+    if (threshold[f] < 1 || offsets[f] < 0 || offsets[f + 1] < offsets[f] || offsets[0] != 0) {
+      arrays::refuse(arrays::where(op, "threshold, offsets"),
+                     "are out of range at " + std::to_string(f));
+    }
+  }
+  auto* segment_of = arrays::vector<std::int32_t>(op, "segment_of", segment_of_, offsets[neurons]);
+  auto* fires = arrays::vector<std::int64_t>(op, "fires", fires_, offsets[neurons]);
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  const py::gil_scoped_release release;
+  try {
+    ngram_triggers(mask, order.data, order.length, segments, n_segments, neurons, threshold,
+                   offsets, segment_of, fires, isa, threads);
+  } catch (const Contradiction& contradiction) {
+    return std::pair{contradiction.neuron, contradiction.found};
+  }
+  return std::nullopt;
+}
+
+template <typename T>
+std::int64_t epilogue(const py::array& z_, const py::array& mask_, const py::array& z_max_, Isa isa,
+                      int threads) {
+  constexpr const char* op = "ffn_epilogue";
+  const auto z = arrays::matrix<T>(op, "z", z_);
+  const auto mask = arrays::strip_mask(op, mask_, z.rows, z.cols);
+  auto* z_max = arrays::vector<float>(op, "z_max", z_max_, z.cols);
+  const py::gil_scoped_release release;
+  return ffn_epilogue(z, mask, z_max, isa, threads);
+}
+
+std::int64_t py_ffn_epilogue(const py::array& z, const py::array& mask, const py::array& z_max,
+                             const std::string& isa_, int threads) {
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  if (py::isinstance<py::array_t<std::uint16_t>>(z)) {
+    return epilogue<std::uint16_t>(z, mask, z_max, isa, threads);
+  }
+  return epilogue<float>(z, mask, z_max, isa, threads);
+}
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Isa isa : all_isas) {
+    if (compiled(isa) && cpu_supports(isa)) {
+      names.emplace_back(isa_name(isa));
+    }
+  }
+  return names;
+}
+
+std::vector<std::string> compiled_isas() {
+  std::vector<std::string> names;
+  for (const Isa isa : all_isas) {
+    if (compiled(isa)) {
+      names.emplace_back(isa_name(isa));
+    }
+  }
+  return names;
+}
+
+std::map<std::string, std::map<std::string, std::int64_t>> executed_kernels() {
+  std::map<std::string, std::map<std::string, std::int64_t>> all;
+  for (int op = 0; op < op_count; ++op) {
+    for (const Isa isa : all_isas) {
+      all[op_name(static_cast<Op>(op))][std::string(isa_name(isa))] =
+          executed(static_cast<Op>(op), isa);
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  m.doc() =
+      "The CPU kernels, for pyneurons.backends.cpp; checked arguments come from pyneurons.ops.";
+
+  m.def("isas", &isas, "Instruction sets that are compiled in and run here, best last.");
+  m.def("compiled_isas", &compiled_isas, "Instruction sets that are compiled in.");
+  m.def(
+      "detect", [] { return std::string(isa_name(detect())); },
+      "The best instruction set that is compiled in and runs here.");
+  m.def("executed", &executed_kernels,
+        "Kernel calls since the start, per op and the instruction set of the code that ran.");
+
+  m.def("segment_counts", &py_segment_counts, py::arg("mask").noconvert(),
+        py::arg("order").noconvert().none(true), py::arg("segments").noconvert(),
+        py::arg("counts").noconvert(), py::arg("isa"), py::arg("threads"));
+  m.def("firing_rows", &py_firing_rows, py::arg("mask").noconvert(),
+        py::arg("order").noconvert().none(true), py::arg("rows").noconvert(),
+        py::arg("found").noconvert(), py::arg("isa"), py::arg("threads"));
+  m.def("ngram_keys", &py_ngram_keys, py::arg("ids").noconvert(), py::arg("starts").noconvert(),
+        py::arg("n"), py::arg("bits"), py::arg("boundary_id"), py::arg("keys").noconvert(),
+        py::arg("isa"), py::arg("threads"));
+  m.def("ngram_coverage", &py_ngram_coverage, py::arg("mask").noconvert(),
+        py::arg("order").noconvert().none(true), py::arg("segments").noconvert(),
+        py::arg("fires").noconvert(), py::arg("histogram").noconvert(),
+        py::arg("large").noconvert(), py::arg("isa"), py::arg("threads"),
+        "None, or (neuron, remainder) where the fires contradict the mask.");
+  m.def("ngram_triggers", &py_ngram_triggers, py::arg("mask").noconvert(),
+        py::arg("order").noconvert().none(true), py::arg("segments").noconvert(),
+        py::arg("threshold").noconvert(), py::arg("offsets").noconvert(),
+        py::arg("segment_of").noconvert(), py::arg("fires").noconvert(), py::arg("isa"),
+        py::arg("threads"), "None, or (neuron, found) where the offsets contradict the mask.");
+  m.def("ffn_epilogue", &py_ffn_epilogue, py::arg("z").noconvert(), py::arg("mask").noconvert(),
+        py::arg("z_max").noconvert(), py::arg("isa"), py::arg("threads"),
+        "row * F + neuron of the first pre-activation that is not finite, or -1.");
+}

@@ -1,0 +1,116 @@
+#pragma once
+
+#include <cstdint>
+
+#include "pyneurons/cpu_features.hpp"
+#include "pyneurons/ffn_epilogue.hpp"
+#include "pyneurons/matrix_view.hpp"
+
+/// What the files of one instruction set and the rest of the core say to each other.
+///
+/// A kernel does the words [begin, end) of every row, at most `max_words` of them, and nothing
+/// else: pieces of a job may run on any threads. It returns the instruction set that its own file
+/// was compiled for.
+namespace pyneurons {
+
+struct WordRange {
+  std::int64_t begin;
+  std::int64_t end;
+};
+
+struct RowSource {
+  MatrixView<const std::uint32_t> mask;
+  const std::int32_t* order;  // or null: 0, 1, ...
+  std::int64_t length;        // of the order, or the rows of the mask
+};
+
+struct SegmentCountsJob {
+  RowSource rows;
+  const std::int64_t* segments;
+  MatrixView<std::int64_t> counts;
+  static constexpr std::int64_t max_words = 128;
+};
+
+struct FiringRowsJob {
+  RowSource rows;
+  MatrixView<std::int64_t> found_rows;
+  std::int64_t* found;
+  static constexpr std::int64_t max_words = 32;
+};
+
+template <typename Id>
+struct NgramKeysJob {
+  const Id* ids;
+  int n;
+  int bits;
+  std::uint32_t boundary;
+  std::uint64_t* keys;
+};
+
+struct NgramCoverageJob {
+  RowSource rows;
+  const std::int64_t* segments;
+  std::int64_t first;        // segments before it have fewer than two rows
+  std::int64_t first_large;  // segments from it on go to `large`
+  std::int64_t last;
+  std::int64_t neurons;
+  std::int32_t* histogram;  // scratch, [bins in use + 1, neurons]; row 0 is a dump
+  std::int32_t* large;      // scratch, [last - first_large, neurons]
+  static constexpr std::int64_t max_words = 32;
+};
+
+struct NgramTriggersJob {
+  RowSource rows;
+  const std::int64_t* segments;
+  std::int64_t n_segments;
+  std::int64_t neurons;
+  const std::int64_t* threshold;
+  const std::int64_t* offsets;
+  std::int64_t* found;       // scratch, [neurons], zero; counts on where the place is full
+  std::int32_t* segment_of;  // scratch
+  std::int32_t* fires;       // scratch
+  static constexpr std::int64_t max_words = 32;
+};
+
+template <typename T>
+struct FfnEpilogueJob {
+  MatrixView<T> z;
+  StripMask mask;
+  float* z_max;
+  static constexpr std::int64_t max_words = 32;
+};
+
+#define PYNEURONS_DECLARE_KERNELS(isa)                                                          \
+  namespace isa {                                                                               \
+  Isa segment_counts(const SegmentCountsJob& job, WordRange words);                             \
+  Isa firing_rows(const FiringRowsJob& job, WordRange words);                                   \
+  Isa ngram_keys_u16(const NgramKeysJob<std::uint16_t>& job, std::int64_t begin,                \
+                     std::int64_t end);                                                         \
+  Isa ngram_keys_u32(const NgramKeysJob<std::uint32_t>& job, std::int64_t begin,                \
+                     std::int64_t end);                                                         \
+  Isa ngram_coverage(const NgramCoverageJob& job, WordRange words);                             \
+  Isa ngram_triggers(const NgramTriggersJob& job, WordRange words);                             \
+  Isa ffn_epilogue_f32(const FfnEpilogueJob<float>& job, WordRange words, std::int64_t* wrong); \
+  Isa ffn_epilogue_bf16(const FfnEpilogueJob<std::uint16_t>& job, WordRange words,              \
+                        std::int64_t* wrong);                                                   \
+  }
+
+PYNEURONS_DECLARE_KERNELS(scalar)
+PYNEURONS_DECLARE_KERNELS(avx2)
+PYNEURONS_DECLARE_KERNELS(avx512)
+
+#undef PYNEURONS_DECLARE_KERNELS
+
+/// The kernels of one instruction set.
+struct Kernels {
+  decltype(&scalar::segment_counts) segment_counts;
+  decltype(&scalar::firing_rows) firing_rows;
+  decltype(&scalar::ngram_keys_u16) ngram_keys_u16;
+  decltype(&scalar::ngram_keys_u32) ngram_keys_u32;
+  decltype(&scalar::ngram_coverage) ngram_coverage;
+  decltype(&scalar::ngram_triggers) ngram_triggers;
+  decltype(&scalar::ffn_epilogue_f32) ffn_epilogue_f32;
+  decltype(&scalar::ffn_epilogue_bf16) ffn_epilogue_bf16;
+};
+
+}  // namespace pyneurons

@@ -1,0 +1,117 @@
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "pyneurons/cpu_features.hpp"
+
+#if !defined(__AVX2__) || !defined(__BMI2__) || defined(__AVX512F__)
+#  error "this file is compiled with the flags of avx2, and no more"
+#endif
+
+#define PYNEURONS_ISA avx2
+
+/// Bits of the mask eight words at a time.
+namespace pyneurons::avx2 {
+namespace {
+
+constexpr Isa isa = Isa::avx2;
+constexpr int vec_words = 8;
+using Vec = __m256i;
+
+inline Vec zero() {
+  return _mm256_setzero_si256();
+}
+
+inline Vec load(const std::uint32_t* words) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+}
+
+/// The first `count` words, zeros behind them; 0 < count < vec_words.
+inline Vec load_first(const std::uint32_t* words, int count) {
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i wanted = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes);
+  return _mm256_maskload_epi32(reinterpret_cast<const int*>(words), wanted);
+}
+
+inline void store(std::uint32_t* words, Vec value) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), value);
+}
+
+inline Vec bit_and(Vec a, Vec b) {
+  return _mm256_and_si256(a, b);
+}
+inline Vec bit_xor(Vec a, Vec b) {
+  return _mm256_xor_si256(a, b);
+}
+inline Vec bit_or(Vec a, Vec b) {
+  return _mm256_or_si256(a, b);
+}
+inline Vec and_not(Vec a, Vec b) {
+  return _mm256_andnot_si256(b, a);
+}
+inline bool any(Vec a) {
+  return _mm256_testz_si256(a, a) == 0;
+}
+
+/// sum + b + c = new sum + 2 * carry, in every bit.
+inline void full_add(Vec& sum, Vec b, Vec c, Vec& carry) {
+  const Vec half = bit_xor(sum, b);
+  carry = bit_or(bit_and(sum, b), bit_and(half, c));
+  sum = bit_xor(half, c);
+}
+
+/// Pre-activations of 32 neurons of one row: who fires (returned), which are not finite, ReLU in
+/// place, running maximum. Compared as integers: that holds with denormals switched off, too.
+inline std::uint32_t epilogue_word(float* z, float* z_max, std::uint32_t& wrong) {
+  const __m256i infinity = _mm256_set1_epi32(0x7F800000);
+  std::uint32_t fires = 0;
+  for (int part = 0; part < 4; ++part) {
+    const __m256 value = _mm256_loadu_ps(z + 8 * part);
+    const __m256i bits = _mm256_castps_si256(value);
+    const __m256i on = _mm256_andnot_si256(_mm256_cmpgt_epi32(bits, infinity),
+                                           _mm256_cmpgt_epi32(bits, _mm256_setzero_si256()));
+    const __m256i odd = _mm256_cmpeq_epi32(_mm256_and_si256(bits, infinity), infinity);
+    const __m256 most = _mm256_max_ps(value, _mm256_loadu_ps(z_max + 8 * part));
+    _mm256_storeu_ps(z_max + 8 * part, most);
+    _mm256_storeu_ps(z + 8 * part, _mm256_castsi256_ps(_mm256_and_si256(on, bits)));
+    fires |= static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(on))) << (8 * part);
+    wrong |= static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(odd))) << (8 * part);
+  }
+  return fires;
+}
+
+/// One bit per 16-bit lane of two vectors of zeros and ones.
+inline std::uint32_t lane_bits(__m256i low, __m256i high) {
+  const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xD8);
+  return static_cast<std::uint32_t>(_mm256_movemask_epi8(bytes));
+}
+
+inline std::uint32_t epilogue_word(std::uint16_t* z, float* z_max, std::uint32_t& wrong) {
+  const __m256i infinity = _mm256_set1_epi16(0x7F80);
+  __m256i on[2];
+  __m256i odd[2];
+  for (int part = 0; part < 2; ++part) {
+    __m256i* place = reinterpret_cast<__m256i*>(z + 16 * part);
+    const __m256i bits = _mm256_loadu_si256(place);
+    on[part] = _mm256_andnot_si256(_mm256_cmpgt_epi16(bits, infinity),
+                                   _mm256_cmpgt_epi16(bits, _mm256_setzero_si256()));
+    odd[part] = _mm256_cmpeq_epi16(_mm256_and_si256(bits, infinity), infinity);
+    _mm256_storeu_si256(place, _mm256_and_si256(on[part], bits));
+    for (int half = 0; half < 2; ++half) {
+      const __m128i narrow =
+          half == 0 ? _mm256_castsi256_si128(bits) : _mm256_extracti128_si256(bits, 1);
+      const __m256 value =
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
+      float* most = z_max + 16 * part + 8 * half;
+      _mm256_storeu_ps(most, _mm256_max_ps(value, _mm256_loadu_ps(most)));
+    }
+  }
+  wrong |= lane_bits(odd[0], odd[1]);
+  return lane_bits(on[0], on[1]);
+}
+
+}  // namespace
+}  // namespace pyneurons::avx2

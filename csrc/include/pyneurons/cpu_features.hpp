@@ -1,0 +1,29 @@
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string_view>
+
+namespace pyneurons {
+
+/// The instruction sets that kernels are written for, in ascending order of preference.
+enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2 };
+
+inline constexpr int isa_count = 3;
+
+/// "scalar", "avx2" or "avx512".
+std::string_view isa_name(Isa isa);
+
+/// The instruction set of that name, or nothing.
+std::optional<Isa> isa_from_name(std::string_view name);
+
+/// Whether this processor and its operating system run the instruction set.
+///
+/// The processor says so in CPUID; that the operating system saves the wider registers across a
+/// switch of threads is a second question, answered by XCR0 (bits 1-2 for AVX2, 5-7 for AVX-512).
+bool cpu_supports(Isa isa);
+
+/// The best instruction set that is compiled in and runs here.
+Isa detect();
+
+}  // namespace pyneurons

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+
+#include "pyneurons/cpu_features.hpp"
+#include "pyneurons/matrix_view.hpp"
+
+namespace pyneurons {
+
+/// Positional population count over segments of rows of a bit mask.
+///
+///   counts[s][f] += #{ i in [segments[s], segments[s+1]) : bit f of mask[order[i]] is set }
+///
+/// mask      [N, W] u32, bit f % 32 of word f / 32
+/// order     [M] i32 rows of the mask, or null for 0, 1, ..., N - 1
+/// segments  [counts.rows + 1] i64, not decreasing, within 0 to M
+/// counts    [G, F] i64, F <= 32 * W, accumulated into; must not alias the inputs
+///
+/// Exact for any length. Cost: M * W words read once, G * F counters updated.
+/// Source: Klarqvist, Mula, Lemire (2019), arXiv:1911.02696: carry-save adders.
+void segment_counts(MatrixView<const std::uint32_t> mask, const std::int32_t* order,
+                    std::int64_t order_length, const std::int64_t* segments,
+                    MatrixView<std::int64_t> counts, Isa isa, int threads);
+
+}  // namespace pyneurons

@@ -1,0 +1,60 @@
+# Arguments as in pyneurons.ops, which checks them first.
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Words: TypeAlias = npt.NDArray[np.uint32]
+Ids: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Order: TypeAlias = npt.NDArray[np.int32] | None
+
+def isas() -> list[str]: ...
+def compiled_isas() -> list[str]: ...
+def detect() -> str: ...
+def executed() -> dict[str, dict[str, int]]: ...
+def segment_counts(
+    mask: Words, order: Order, segments: Ints, counts: Ints, isa: str, threads: int
+) -> None: ...
+def firing_rows(
+    mask: Words, order: Order, rows: Ints, found: Ints, isa: str, threads: int
+) -> None: ...
+def ngram_keys(
+    ids: Ids,
+    starts: Ints,
+    n: int,
+    bits: int,
+    boundary_id: int,
+    keys: npt.NDArray[np.uint64],
+    isa: str,
+    threads: int,
+) -> None: ...
+def ngram_coverage(
+    mask: Words,
+    order: Order,
+    segments: Ints,
+    fires: Ints,
+    histogram: Ints,
+    large: Ints,
+    isa: str,
+    threads: int,
+) -> tuple[int, int] | None: ...
+def ngram_triggers(
+    mask: Words,
+    order: Order,
+    segments: Ints,
+    threshold: Ints,
+    offsets: Ints,
+    segment_of: npt.NDArray[np.int32],
+    fires: Ints,
+    isa: str,
+    threads: int,
+) -> tuple[int, int] | None: ...
+def ffn_epilogue(
+    z: npt.NDArray[np.float32] | npt.NDArray[np.uint16],
+    mask: Words,
+    z_max: npt.NDArray[np.float32],
+    isa: str,
+    threads: int,
+) -> int: ...

@@ -1,0 +1,306 @@
+"""The command line; the only place that prints."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pyneurons import _scan
+from pyneurons.errors import InputError, PyneuronsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+app = typer.Typer(
+    name="pyneurons",
+    help="On which tokens of a corpus does each feed-forward neuron of an OPT model fire?",
+    epilog="Exit codes: 0 complete, 2 bad input, 4 integrity failure, 5 out of memory or disk, "
+    "130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"pyneurons {package_version('pyneurons-scan')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None:
+    """Tell on which tokens of a corpus each feed-forward neuron of an OPT model fires."""
+
+
+def _corpus(given: list[str]) -> Any:
+    """Make the corpus argument of `scan`: ``name=path`` is a domain, the rest one corpus."""
+    named: dict[str, Path] = {}
+    plain: list[Path] = []
+    for entry in given:
+        name, equals, path = entry.partition("=")
+        if equals and not Path(entry).exists():
+            if not name or not path:
+                message = f"corpus: {entry!r} is neither a path nor name=path"
+                raise InputError(message)
+            if name in named:
+                message = (
+                    f"corpus: the domain {name!r} is named twice; a glob may name several files"
+                )
+                raise InputError(message)
+            named[name] = Path(path)
+        else:
+            plain.append(Path(entry))
+    if named and plain:
+        message = f"corpus: {plain[0]} has no domain, but others have; write name={plain[0]}"
+        raise InputError(message)
+    if named:
+        return named
+    if len(plain) == 1:
+        return "demo" if str(plain[0]) == "demo" else plain[0]
+    return plain
+
+
+def _max_tokens(given: list[str] | None) -> int | dict[str, int] | None:
+    if not given:
+        return None
+    try:
+        if len(given) == 1 and "=" not in given[0]:
+            return int(float(given[0]))
+        return {name: int(float(number)) for name, number in (g.split("=", 1) for g in given)}
+    except ValueError as error:
+        message = f"--max-tokens: {' '.join(given)!r} is neither a number nor name=number"
+        raise InputError(message) from error
+
+
+def _numbers(text: str | None, option: str) -> list[int] | None:
+    """Read ``0,2,4-6``."""
+    if text is None:
+        return None
+    numbers: list[int] = []
+    try:
+        for part in filter(None, text.split(",")):
+            first, dash, last = part.partition("-")
+            numbers += range(int(first), int(last if dash else first) + 1)
+    except ValueError as error:
+        message = f"{option}: {text!r} is not a list such as 0,2,4-6"
+        raise InputError(message) from error
+    return numbers
+
+
+def _finish(scan: _scan.Scan, *, figures: bool) -> None:
+    from pyneurons.report import text
+
+    console = Console()
+    for block in text.summary(scan):
+        console.print(block)
+    if figures:
+        written = scan.report()
+        console.print(f"\n{len(written)} figures in {written[0].parent if written else '-'}")
+    console.print(f"run in {scan.directory}")
+    example = f"{scan.layers[0]}.0"
+    detectors = scan.detectors(n=1).to_pylist() if 1 in scan.manifest["settings"]["ngrams"] else []
+    if detectors:
+        example = f"{detectors[0]['layer']}.{detectors[0]['neuron']}"
+    console.print(Text(f"next: pyneurons show {scan.directory} {example}", style="dim"))
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Run directory; an older run there is replaced.")
+    ] = Path("runs/demo"),
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Random weights of the same shape, as a control.")
+    ] = False,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Positions to run; default the whole demo corpus.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+) -> None:
+    """Scan the embedded demo model on text that every Python brings along.
+
+    [bold]pyneurons demo[/bold]               result and figures in runs/demo
+    [bold]pyneurons demo --untrained[/bold]   the same with random weights
+    """
+    scanned = _scan.scan(
+        _scan.UNTRAINED if untrained else _scan.DEMO,
+        _scan.DEMO,
+        out=out,
+        overwrite=True,
+        max_tokens=max_tokens,
+        dtype=dtype,
+        progress=progress,
+    )
+    _finish(scanned, figures=True)
+
+
+@app.command("scan")
+def scan_command(
+    model: Annotated[str, typer.Argument(help="Checkpoint directory, Hugging Face id, or demo.")],
+    corpus: Annotated[list[str], typer.Argument(help="Paths or globs; name=path makes a domain.")],
+    out: Annotated[Path, typer.Option(help="Run directory, a new one.")],
+    context: Annotated[int | None, typer.Option(help="Positions of a full sequence.")] = None,
+    packing: Annotated[str, typer.Option(help="pack or document.")] = "pack",
+    ngrams: Annotated[str, typer.Option(help="Orders, such as 1,2,3 or 1-4.")] = "1,2,3",
+    layers: Annotated[str | None, typer.Option(help="Layers, such as 0,2,4-6.")] = None,
+    max_tokens: Annotated[
+        list[str] | None, typer.Option(help="Positions to run, or name=number for a domain.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Peak memory, such as 2GB.")] = None,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, or a backend's name.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Default: all processors.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run at --out.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+    text_field: Annotated[str, typer.Option(help="Column or JSON path of the text.")] = "text",
+    domain_field: Annotated[
+        str | None, typer.Option(help="Column or JSON path of the domain.")
+    ] = None,
+    document_separator: Annotated[
+        str | None, typer.Option(help="Splits a .txt file into documents.")
+    ] = None,
+    shuffle_seed: Annotated[
+        int | None, typer.Option(help="With --max-tokens: choose sequences at random.")
+    ] = None,
+    errors: Annotated[str, typer.Option(help="Invalid UTF-8: strict or replace.")] = "strict",
+    list_limit: Annotated[
+        int, typer.Option(help="Covering number up to which all n-grams are listed.")
+    ] = 200,
+    coverage: Annotated[str, typer.Option(help="Share of fires that n-grams must cover.")] = "0.95",
+    precision: Annotated[str, typer.Option(help="Share of occurrences that must fire.")] = "0.95",
+    flip_sample: Annotated[
+        int, typer.Option(help="Tokens repeated in float32 to count flips; 0: none.")
+    ] = _scan.FLIP_SAMPLE,
+    projection: Annotated[str, typer.Option(help="dot, cosine or final_norm.")] = "dot",
+    residual: Annotated[
+        str | None, typer.Option(help="Keep the residual in memory or in a file.")
+    ] = None,
+    keep_bits: Annotated[bool, typer.Option("--keep-bits", help="Keep every bit.")] = False,
+) -> None:
+    """Scan a model over a corpus.
+
+    [bold]pyneurons scan facebook/opt-125m wiki.txt --out runs/wiki[/bold]
+    [bold]pyneurons scan ./opt-125m wiki='wiki/*.jsonl.zst' code=code.parquet --out runs/two --memory 4GB[/bold]
+    [bold]pyneurons scan ./opt-125m pile.jsonl --domain-field meta.pile_set_name --max-tokens 5e6 --out runs/pile[/bold]
+    """
+    scanned = _scan.scan(
+        model,
+        _corpus(corpus),
+        out=out,
+        context=context,
+        packing=packing,
+        ngrams=_numbers(ngrams, "--ngrams") or (),
+        layers=_numbers(layers, "--layers"),
+        max_tokens=_max_tokens(max_tokens),
+        memory=memory,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        threads=threads,
+        overwrite=overwrite,
+        progress=progress,
+        text_field=text_field,
+        domain_field=domain_field,
+        document_separator=document_separator,
+        shuffle_seed=shuffle_seed,
+        errors=errors,
+        list_limit=list_limit,
+        coverage=coverage,
+        precision=precision,
+        flip_sample=flip_sample,
+        projection=projection,
+        residual=residual,
+        keep_bits=keep_bits,
+    )
+    _finish(scanned, figures=False)
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    neuron: Annotated[
+        str | None, typer.Argument(help="LAYER.NEURON; without it the run's summary.")
+    ] = None,
+) -> None:
+    """Print one neuron, or the summary of a run.
+
+    [bold]pyneurons show runs/demo[/bold]
+    [bold]pyneurons show runs/demo 3.104[/bold]
+    """
+    from pyneurons.report import text
+
+    scanned = _scan.load(run)
+    console = Console()
+    blocks = text.summary(scanned) if neuron is None else text.neuron(scanned, neuron)
+    for block in blocks:
+        console.print(block)
+
+
+@app.command()
+def which(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    text: Annotated[str, typer.Argument(help="A token or n-gram as it is written, spaces count.")],
+) -> None:
+    """Print the neurons that detect a token or an n-gram.
+
+    [bold]pyneurons which runs/demo ' import'[/bold]
+    """
+    from pyneurons.report import text as texts
+
+    scanned = _scan.load(run)
+    for block in texts.detecting(scanned, text):
+        Console().print(block)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, drawn together.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the figures; default RUN/figures.")
+    ] = None,
+) -> None:
+    """Draw the paper's figures of one or more runs, as PNG and SVG.
+
+    [bold]pyneurons report runs/demo --out figures[/bold]
+    [bold]pyneurons report runs/125m runs/1.3b --out figures[/bold]
+    """
+    from pyneurons.report import write_figures
+
+    scans = [_scan.load(run) for run in runs]
+    directory = out or runs[0] / "figures"
+    if directory.suffix:
+        message = f"--out: {directory} has the name of a file; figures need a folder"
+        raise InputError(message)
+    written = write_figures(scans, directory)
+    print(f"{len(written)} files in {directory}")
+
+
+def _guarded(run: Callable[[], None]) -> int:
+    try:
+        run()
+    except PyneuronsError as error:
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+        return error.exit_code
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; nothing was written at --out")
+        return 130
+    return 0
+
+
+def main() -> None:
+    """Run the command line and exit with a documented code."""
+    sys.exit(_guarded(lambda: app(standalone_mode=True)))

@@ -1,0 +1,172 @@
+"""Where everything goes: a memory budget in, places and a predicted peak out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pyneurons import _env
+from pyneurons.engine.mask import STRIP_WORDS, StripShape
+from pyneurons.errors import InputError, ResourceError
+from pyneurons.model.opt import MICRO_BATCH_TOKENS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+DEFAULT_SHARE_OF_FREE = 0.6
+# Python objects, allocator arenas of the worker threads and the libraries' own buffers: 60 to
+# 110 MB over the sum of the arrays in scans from 0.1 to 1 GB (2 threads, Linux).
+SLACK_BYTES = 160 << 20
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_memory(memory: float | str | None) -> int:
+    """Return a budget in bytes from a number of bytes or a text such as ``1.5GB`` or ``800MiB``."""
+    if memory is None:
+        free = _env.available_bytes()
+        if free is None:
+            message = "memory: this system does not tell how much is free; pass memory="
+            raise InputError(message)
+        return int(DEFAULT_SHARE_OF_FREE * free) + (_env.resident_bytes() or 0)
+    if isinstance(memory, str):
+        text = memory.strip().lower().removesuffix("b")
+        digits = text.rstrip("kmgti")
+        unit = text[len(digits) :]
+        factor = _UNITS.get(unit, _BINARY.get(unit))
+        try:
+            value = float(digits) * factor if factor is not None else None
+        except ValueError:
+            value = None
+        if value is None:
+            message = f"memory: {memory!r} is not a size; write bytes, or for example 1.5GB"
+            raise InputError(message)
+        memory = value
+    if not memory > 0:
+        message = f"memory: {memory} is not a positive number of bytes"
+        raise InputError(message)
+    return int(memory)
+
+
+def micro_batches(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Split the sequences into runs [first, last) of at most 2,048 positions, or one longer one.
+
+    A function of the corpus alone: neither the budget nor the number of threads moves a border.
+    """
+    first, tokens = 0, 0
+    for i, length in enumerate(lengths):
+        if i > first and tokens + length > MICRO_BATCH_TOKENS:
+            yield first, i
+            first, tokens = i, 0
+        tokens += length
+    if first < len(lengths):
+        yield first, len(lengths)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a plan is made from, bytes unless named otherwise."""
+
+    rows: int
+    hidden: int
+    neurons: int
+    threads: int
+    resident: int  # of the process when the plan is made
+    embeddings: int
+    layer: int  # one layer in the checkpoint's dtype
+    layer_converted: int  # one layer in the dtype of the numeric mode
+    workspace: int  # of one thread
+    sample_rows: int  # repeated in float32
+    layer_float32: int
+    index_peak: int  # while the n-gram indices are built, above `resident`
+    index_kept: int
+    orders: int  # observers' row orders
+    counters: int  # of one layer
+    strip_counters: int  # for 1,024 neurons, while a strip is counted
+    projection: int  # of one thread, while updates are projected onto the vocabulary
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Places and the predicted peak; recorded in the manifest."""
+
+    memory_bytes: int
+    residual: str  # "memory" or "file"
+    mask: str
+    strip_words: int
+    threads: int
+    predicted_peak_bytes: int
+    parts: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for the manifest."""
+        return asdict(self)
+
+
+def _candidates(residual: str | None) -> Iterator[tuple[str, str, int]]:
+    places = ("memory", "file") if residual is None else (residual,)
+    for place in places:
+        yield place, "memory", STRIP_WORDS
+    words = STRIP_WORDS
+    while words >= 1:
+        yield places[-1], "file", words
+        words //= 2
+
+
+def _peak(sizes: Sizes, residual: str, mask: str, words: int) -> tuple[int, dict[str, int]]:
+    shape = StripShape.of(sizes.neurons, words)
+    one_strip = 4 * sizes.rows * shape.strip_words
+    width = 32 * shape.strip_words
+    kept = {
+        "process": sizes.resident,
+        "slack": SLACK_BYTES,
+        "n-gram indices": sizes.index_kept,
+        "row orders": sizes.orders,
+        "embeddings": sizes.embeddings,
+        "residual": 4 * sizes.rows * sizes.hidden if residual == "memory" else 0,
+        "bits": shape.bytes(sizes.rows) if mask == "memory" else 0,
+        "float32 sample": sizes.sample_rows * (4 * sizes.hidden + shape.bytes(1)),
+    }
+    forward = {
+        "weights": sizes.layer
+        + sizes.layer_converted
+        + (sizes.layer_float32 if sizes.sample_rows else 0),
+        "workspaces": sizes.threads
+        * (sizes.workspace + (shape.bytes(MICRO_BATCH_TOKENS) if mask == "file" else 0)),
+    }
+    count = {
+        "weights": 2 * sizes.layer,
+        "strip": one_strip if mask == "file" else 0,
+        "counters": sizes.counters + -(-sizes.strip_counters * width // 1024),
+        "projection": sizes.threads * sizes.projection,
+    }
+    building = sizes.resident + SLACK_BYTES + sizes.index_peak
+    phase = max((forward, count), key=lambda parts: sum(parts.values()))
+    parts = kept | phase
+    return max(sum(parts.values()), building), parts
+
+
+def make_plan(sizes: Sizes, memory_bytes: int, *, residual: str | None = None) -> Plan:
+    """Choose the places that fit the budget, the fastest first.
+
+    Order: everything in memory; the residual in a file; the bits in a file as well, with strips of
+    1,024 neurons and then narrower ones.
+
+    Raises
+    ------
+    ResourceError
+        If the smallest arrangement is predicted to need more than the budget; the message says
+        how much and for what.
+    """
+    peak, parts = 0, dict[str, int]()
+    for place, mask, words in _candidates(residual):
+        peak, parts = _peak(sizes, place, mask, words)
+        if peak <= memory_bytes:
+            return Plan(memory_bytes, place, mask, words, sizes.threads, peak, parts)
+    needs = ", ".join(f"{name} {size / 1e6:,.0f}" for name, size in parts.items() if size)
+    message = (
+        f"memory: {memory_bytes / 1e6:,.0f} MB are given, at least {peak / 1e6:,.0f} MB are needed"
+    )
+    message += f" (MB: {needs}); raise memory=, or lower max_tokens=, threads= or flip_sample="
+    raise ResourceError(message)

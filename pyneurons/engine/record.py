@@ -1,0 +1,152 @@
+"""One layer's counters: checked against each other, then written to the run directory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyneurons.errors import IntegrityError
+from pyneurons.observers import weights as weight_observer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from concurrent.futures import Executor
+
+    from pyneurons.corpus import Corpus
+    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.observers.ngram import NgramCounts
+    from pyneurons.result import RunWriter
+
+COVERING_LIMITS = {1: 5}
+COVERING_LIMIT = 50
+
+Updates = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+
+
+def check(
+    layer: int,
+    arrays: Mapping[str, np.ndarray],
+    ngrams: Mapping[int, NgramCounts],
+    tokens: int,
+) -> None:
+    """Stop the run when the counters of a layer contradict each other.
+
+    Raises
+    ------
+    IntegrityError
+        Names the layer, the first neuron and the statement that does not hold.
+    """
+    by_position = arrays["position_fires"].sum(axis=1, dtype=np.int64)
+    fires = arrays["fires"]
+    broken = {
+        "position fires + fires in partial sequences = fires, in every domain": (
+            by_position + arrays["partial_fires"] != arrays["domain_fires"]
+        ),
+        "a neuron fires exactly when its largest z is above 0": (
+            (fires > 0) != (arrays["z_max"] > 0)
+        ),
+        "a neuron that fires has a first fire": (fires > 0) != (arrays["first_fire"] >= 0),
+        "a provably dead neuron never fires": arrays["provably_dead"] & (fires > 0),
+        "a provably active neuron always fires": arrays["provably_on"] & (fires < tokens),
+    }
+    for n, counts in ngrams.items():
+        held = np.zeros(counts.ngram_fires.size, dtype=np.int64)
+        owner = np.repeat(np.arange(held.size), np.diff(counts.offsets))
+        np.add.at(held, owner, counts.count * counts.number)
+        broken[f"the counts of all {n}-grams add up to A_{n}"] = held != counts.ngram_fires
+    for statement, wrong in broken.items():
+        if wrong.any():
+            neuron = int(np.argwhere(wrong)[0][-1])
+            message = f"layer {layer}, neuron {neuron}: the counters contradict the statement "
+            message += f"'{statement}' ({int(wrong.sum())} cases); this is a fault of the program"
+            raise IntegrityError(message)
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Writes what the observers found of one layer."""
+
+    checkpoint: Checkpoint
+    corpus: Corpus
+    writer: RunWriter
+    orders: tuple[int, ...]
+    unembedding: weight_observer.Unembedding
+    baselines: weight_observer.Baselines
+
+    def write(
+        self,
+        layer: int,
+        arrays: Mapping[str, np.ndarray],
+        ngrams: Mapping[int, NgramCounts],
+        updates: Updates,
+    ) -> None:
+        """Write counters, lists, examples and vocabulary scores of one layer."""
+        stored = dict(arrays)
+        self._write_examples(layer, stored.pop("examples"))
+        for n, counts in ngrams.items():
+            stored[f"ngram_fires_{n}"] = counts.ngram_fires
+            stored[f"coverage_{n}"] = counts.coverage
+            stored[f"histogram_{n}_offsets"] = counts.offsets
+            stored[f"histogram_{n}_count"] = counts.count
+            stored[f"histogram_{n}_number"] = counts.number
+            self._write_ngrams(layer, counts)
+        for name, columns in zip(("vocabulary", "suppression"), updates, strict=True):
+            size = next(iter(columns.values())).shape[0]
+            self.writer.append(name, {"layer": np.full(size, layer, dtype=np.int32)} | columns)
+        self.writer.write_layer(layer, stored)
+
+    def updates(self, layer: int, ngrams: Mapping[int, NgramCounts], pool: Executor) -> Updates:
+        """Project the layer's updates; score the triggers of every possible detector.
+
+        Possible: a covering number between 1 and K, whatever the covered n-grams hold.
+        """
+        triggers: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        for n, counts in ngrams.items():
+            limit = COVERING_LIMITS.get(n, COVERING_LIMIT)
+            candidate = (counts.coverage >= 1) & (counts.coverage <= limit)
+            rows = counts.rows
+            keep = rows["covered"] & candidate[rows["neuron"]]
+            neurons, tokens = rows["neuron"][keep], rows["tokens"][keep, -1]
+            for neuron in np.unique(neurons).tolist():
+                own = slice(*np.searchsorted(neurons, [neuron, neuron + 1]))
+                triggers[neuron].append((n, tokens[own].astype(np.int64)))
+        # Read again rather than kept since the forward pass: 1/3 of a layer of memory.
+        fc2 = self.checkpoint.read_fc2(layer)
+        return weight_observer.observe_updates(
+            fc2, self.unembedding, triggers, self.baselines, pool
+        )
+
+    def _write_examples(self, layer: int, examples: np.ndarray) -> None:
+        neuron, place = np.nonzero(examples.T >= 0)
+        rows = examples.T[neuron, place]
+        sequence = np.searchsorted(self.corpus.starts, rows, side="right") - 1
+        self.writer.append(
+            "examples",
+            {
+                "layer": np.full(rows.size, layer, dtype=np.int32),
+                "neuron": neuron.astype(np.int32),
+                "row": rows,
+                "sequence": sequence,
+                "position": (rows - self.corpus.starts[sequence]).astype(np.int32),
+                "token": np.asarray(self.corpus.ids[rows]).astype(np.int32),
+                "domain": self.corpus.sequence_domain[sequence].astype(np.int32),
+            },
+        )
+
+    def _write_ngrams(self, layer: int, counts: NgramCounts) -> None:
+        rows = counts.rows
+        size = rows["neuron"].size
+        columns: dict[str, np.ndarray] = {
+            "layer": np.full(size, layer, dtype=np.int32),
+            "neuron": rows["neuron"],
+            "n": np.full(size, counts.n, dtype=np.int8),
+        }
+        for i in range(max(3, *self.orders)):
+            absent = np.full(size, -1, dtype=np.int32)
+            columns[f"t{i}"] = rows["tokens"][:, i].astype(np.int32) if i < counts.n else absent
+        for name in ("fires", "occurrences", "rank", "covered", "complete"):
+            columns[name] = rows[name]
+        self.writer.append("ngrams", columns)

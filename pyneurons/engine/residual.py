@@ -1,0 +1,74 @@
+"""The residual stream of the whole corpus, in memory or in a file: float32 [N, D]."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from pyneurons.engine.scratch import ScratchFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Residual(Protocol):
+    """Rows of the residual stream between two layers.
+
+    `read` gives a copy in both stores, so that the arithmetic sees the same addresses modulo the
+    alignment of a fresh buffer, and bits do not depend on where the residual is kept.
+    """
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) in a fresh float32 tensor."""
+        ...
+
+    def write(self, start: int, values: torch.Tensor) -> None:
+        """Replace the rows from ``start`` on."""
+        ...
+
+    def close(self) -> None:
+        """Release memory or disk."""
+        ...
+
+
+class MemoryResidual:
+    """The residual stream in memory: 4 N D bytes."""
+
+    def __init__(self, rows: int, hidden: int) -> None:
+        self._values = torch.empty(rows, hidden)
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Return a copy of rows [start, stop)."""
+        return self._values[start:stop].clone()
+
+    def write(self, start: int, values: torch.Tensor) -> None:
+        """Replace the rows from ``start`` on."""
+        self._values[start : start + values.shape[0]] = values
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._values = torch.empty(0, 0)
+
+
+class FileResidual:
+    """The residual stream in a file, read and written micro-batch by micro-batch."""
+
+    def __init__(self, rows: int, hidden: int, directory: Path) -> None:
+        self._hidden = hidden
+        self._file = ScratchFile(directory, 4 * rows * hidden, "residual stream")
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop)."""
+        values = torch.empty(stop - start, self._hidden)
+        self._file.read(4 * start * self._hidden, values.numpy())
+        return values
+
+    def write(self, start: int, values: torch.Tensor) -> None:
+        """Replace the rows from ``start`` on."""
+        self._file.write(4 * start * self._hidden, np.ascontiguousarray(values.numpy()))
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._file.close()

@@ -1,0 +1,475 @@
+"""The loop: each layer over the whole corpus, then its observers, then its counters on disk."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pyneurons import _env
+from pyneurons.corpus import ngram_index
+from pyneurons.engine.flips import FlipSample, sample_of
+from pyneurons.engine.mask import FileMask, Mask, MemoryMask, StripShape
+from pyneurons.engine.plan import Plan, Sizes, make_plan, micro_batches
+from pyneurons.engine.record import Recorder, check
+from pyneurons.engine.residual import FileResidual, MemoryResidual, Residual
+from pyneurons.engine.weights import WeightStream
+from pyneurons.errors import ResourceError
+from pyneurons.model import opt
+from pyneurons.observers import weights as weight_observer
+from pyneurons.observers.firing import FiringObserver
+from pyneurons.observers.ngram import NgramCounts, NgramObserver
+from pyneurons.observers.position import PositionObserver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from fractions import Fraction
+    from pathlib import Path
+
+    from pyneurons._progress import Progress
+    from pyneurons.corpus import Corpus
+    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.result import RunWriter
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked for, checked by the caller."""
+
+    layers: tuple[int, ...]
+    ngrams: tuple[int, ...]
+    mode: str  # "float32" | "bfloat16"
+    backend: str | None
+    threads: int
+    memory_bytes: int
+    list_limit: int
+    share: Fraction
+    precision: Fraction
+    flip_sample: int
+    keep_bits: bool
+    projection: str
+    residual: str | None = None  # None: as planned
+
+
+class Clock:
+    """Seconds of work by stage, summed over threads."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - began
+            with self._lock:
+                self.seconds[stage] += elapsed
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Run torch's operators on the calling thread.
+
+    The engine runs micro-batches side by side on its own threads instead: torch splits ragged
+    matrices by the number of its threads, and with that the order of sums (design 6).
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Engine:
+    """One run over one corpus; `run` is called once."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        corpus: Corpus,
+        settings: Settings,
+        writer: RunWriter,
+        progress: Progress,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.config = checkpoint.config
+        self.corpus = corpus
+        self.settings = settings
+        self.writer = writer
+        self.progress = progress
+        self.clock = Clock()
+        self.mode = getattr(torch, settings.mode)
+        self.flips: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Scan every layer up to the last one asked for; return what the manifest records."""
+        began = time.perf_counter()
+        with ExitStack() as stack:
+            stack.enter_context(one_torch_thread())
+            self._prepare()
+            pool = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="pyneurons")
+            stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+            self.pool = pool
+            residual, mask = self._stores(self.writer.staging)
+            stack.callback(residual.close)
+            stack.callback(mask.close)
+            depth = max(self.settings.layers) + 1
+            stream = stack.enter_context(WeightStream(self.checkpoint, depth))
+            prepared = time.perf_counter()
+            scale = 1 / depth
+            self.progress.begin("scan", self.corpus.tokens * depth, unit="tokens", scale=scale)
+            for layer in range(depth):
+                self._layer(layer, depth, stream, residual, mask)
+        ended = time.perf_counter()
+        return {
+            "plan": self.plan.as_dict(),
+            "flips": self.flips,
+            "timing": {
+                "prepare_s": prepared - began,
+                "layers_s": ended - prepared,
+                "wall_s": ended - began,
+                "tokens_per_s": self.corpus.tokens / (ended - prepared),
+                "thread_s": dict(self.clock.seconds),
+                "peak_resident_bytes": _env.peak_resident_bytes(),
+            },
+        }
+
+    # -- before the first layer ----------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        settings, corpus = self.settings, self.corpus
+        resident = _env.resident_bytes() or 0
+        index_peak = self._check_index_memory(resident)
+        self.progress.begin("n-gram index", len(settings.ngrams), unit="orders")
+        self.ngrams: list[NgramObserver] = []
+        with self.clock.time("n-gram index"):
+            for n in settings.ngrams:
+                index = ngram_index.build(
+                    corpus, n, backend=settings.backend, threads=settings.threads
+                )
+                self.ngrams.append(
+                    NgramObserver.build(
+                        corpus,
+                        index,
+                        list_limit=settings.list_limit,
+                        share=settings.share,
+                        precision=settings.precision,
+                    )
+                )
+                self.progress.advance(1)
+        self.firing = FiringObserver.build(corpus)
+        self.position = PositionObserver.build(corpus)
+        sample = sample_of(corpus, settings.flip_sample) if settings.mode != "float32" else None
+        self.sample = (
+            FlipSample.build(sample, settings.ngrams, settings.backend) if sample else None
+        )
+        self.batches = list(micro_batches(corpus.lengths.tolist()))
+        self.embeddings = self.checkpoint.read_embeddings()
+        self.unembedding = self._unembedding()
+        self.token_counts = np.zeros(self.config.vocab_size, dtype=np.int64)
+        for start in range(0, corpus.tokens, 1 << 22):
+            self.token_counts += np.bincount(
+                corpus.ids[start : start + (1 << 22)], minlength=self.config.vocab_size
+            )
+        baselines = weight_observer.Baselines.build(
+            corpus.ids, self.token_counts, self.unembedding.ids, corpus.boundary_id
+        )
+        self.recorder = Recorder(
+            self.checkpoint, corpus, self.writer, settings.ngrams, self.unembedding, baselines
+        )
+        self.plan = self._plan(resident, index_peak)
+        self.writer.write_corpus(self._corpus_arrays())
+
+    def _check_index_memory(self, resident: int) -> int:
+        """Return the predicted peak of building the indices; refuse it when it is too much."""
+        kept = peak = 0
+        for n in self.settings.ngrams:
+            index_kept, transient = ngram_index.index_bytes(self.corpus.tokens, n)
+            peak = max(peak, kept + index_kept + transient)
+            kept += index_kept
+        if resident + peak > self.settings.memory_bytes:
+            message = (
+                f"memory: {self.settings.memory_bytes / 1e6:,.0f} MB are given, but the n-gram "
+            )
+            message += (
+                f"indices of {self.corpus.tokens:,} tokens need {(resident + peak) / 1e6:,.0f} MB "
+            )
+            message += "while they are built; raise memory=, or lower max_tokens= or ngrams="
+            raise ResourceError(message)
+        return peak
+
+    def _unembedding(self) -> weight_observer.Unembedding:
+        strings = self.corpus.strings
+        if strings:
+            ids = np.array([i for i, string in enumerate(strings) if string is not None])
+            ids = ids[ids < self.config.vocab_size]
+        else:
+            ids = np.arange(self.config.vocab_size)
+        head = self.embeddings.head
+        rows = head if ids.size == head.shape[0] else head[torch.from_numpy(ids)]
+        return weight_observer.Unembedding(
+            rows,
+            ids,
+            self.embeddings.project_out,
+            self.embeddings.final_norm_weight,
+            self.settings.projection,
+        )
+
+    def _corpus_arrays(self) -> dict[str, np.ndarray]:
+        corpus = self.corpus
+        arrays = {
+            "ids": np.asarray(corpus.ids),
+            "starts": corpus.starts,
+            "sequence_domain": corpus.sequence_domain,
+        }
+        for observer in self.ngrams:
+            occurrences, number = observer.index.spectrum
+            arrays[f"spectrum_{observer.index.n}_occurrences"] = occurrences
+            arrays[f"spectrum_{observer.index.n}_number"] = number
+        return arrays
+
+    def _plan(self, resident: int, index_peak: int) -> Plan:
+        config, corpus, settings = self.config, self.corpus, self.settings
+        rows, orders = corpus.tokens, self.firing.sample_order.nbytes + self.position.order.nbytes
+        head = self.unembedding.rows
+        embeddings = self.embeddings.nbytes
+        embeddings += 0 if head is self.embeddings.head else head.nbytes
+        counter = 4 * corpus.context * len(corpus.domains) * config.ffn_dim
+        per_neuron = 16 * corpus.context * len(corpus.domains)
+        per_neuron += max((24 * (o.bins + o.n_large) for o in self.ngrams), default=0)
+        sizes = Sizes(
+            rows=rows,
+            hidden=config.hidden_size,
+            neurons=config.ffn_dim,
+            threads=settings.threads,
+            resident=resident,
+            embeddings=embeddings,
+            layer=max(self.checkpoint.layer_bytes(i) for i in range(config.num_hidden_layers)),
+            layer_converted=opt.converted_layer_bytes(config, self.mode),
+            workspace=opt.workspace_bytes(config, corpus.context, self.mode),
+            sample_rows=self.sample.corpus.tokens if self.sample else 0,
+            layer_float32=opt.converted_layer_bytes(config, torch.float32),
+            index_peak=index_peak,
+            index_kept=sum(
+                o.index.order.nbytes + o.index.segments.nbytes + o.index.rank.nbytes
+                for o in self.ngrams
+            ),
+            orders=orders,
+            counters=counter,
+            strip_counters=1024 * per_neuron,
+            projection=256 * 8 * head.shape[0] + 4 * 8192 * head.shape[1],
+        )
+        return make_plan(sizes, settings.memory_bytes, residual=settings.residual)
+
+    def _stores(self, directory: Path) -> tuple[Residual, Mask]:
+        rows = self.corpus.tokens
+        shape = StripShape.of(self.config.ffn_dim, self.plan.strip_words)
+        residual: Residual
+        if self.plan.residual == "memory":
+            residual = MemoryResidual(rows, self.config.hidden_size)
+        else:
+            residual = FileResidual(rows, self.config.hidden_size, directory)
+        mask: Mask
+        if self.plan.mask == "memory":
+            mask = MemoryMask(rows, shape)
+        else:
+            mask = FileMask(rows, shape, directory)
+        if self.sample is not None:
+            self.sample_residual = MemoryResidual(
+                self.sample.corpus.tokens, self.config.hidden_size
+            )
+        return residual, mask
+
+    # -- one layer -----------------------------------------------------------------------------
+
+    def _layer(
+        self, layer: int, depth: int, stream: WeightStream, residual: Residual, mask: Mask
+    ) -> None:
+        wanted = layer in self.settings.layers
+        last = layer + 1 == depth
+        raw = stream.take(layer)
+        arrays: dict[str, np.ndarray] = {}
+        if wanted:
+            arrays |= weight_observer.bounds(
+                *opt.fc1_and_its_norm(raw, self.config), self.settings.mode
+            )
+        float32 = None
+        if self.sample is not None:
+            float32 = opt.convert_layer(dict(raw), self.config, torch.float32)
+        weights = opt.convert_layer(raw, self.config, self.mode)
+        del raw
+        stream.prefetch(layer + 1)
+
+        self.progress.say(f"layer {layer + 1} of {depth}")
+        z_max = self._forward(layer, self.corpus, self.batches, weights, residual, mask, last)
+        del weights
+        sample_bits = None
+        if float32 is not None and self.sample is not None:
+            sample_bits = self._sample_forward(layer, float32, last)
+        del float32
+        if not wanted:
+            return
+        self.progress.say(f"layer {layer + 1} of {depth}: counting")
+        counted, ngrams = self._observe(mask)
+        arrays |= counted
+        arrays["z_max"] = z_max
+        if sample_bits is not None:
+            self._compare(layer, mask, sample_bits, arrays)
+        check(layer, arrays, ngrams, self.corpus.tokens)
+        with self.clock.time("vocabulary"):
+            updates = self.recorder.updates(layer, ngrams, self.pool)
+        with self.clock.time("writing"):
+            self.recorder.write(layer, arrays, ngrams, updates)
+            if self.settings.keep_bits:
+                self.writer.write_bits(layer, self.corpus.tokens, mask)
+
+    def _forward(
+        self,
+        layer: int,
+        corpus: Corpus,
+        batches: list[tuple[int, int]],
+        weights: opt.LayerWeights,
+        residual: Residual,
+        mask: Mask,
+        last: bool,
+    ) -> np.ndarray:
+        """Run one layer over a corpus; return the largest z of every neuron."""
+        lock = threading.Lock()
+        z_max = torch.full((self.config.ffn_dim,), -torch.inf)
+
+        def run(batch: tuple[int, int]) -> None:
+            first, stop = batch
+            begin, end = int(corpus.starts[first]), int(corpus.starts[stop])
+            lengths = corpus.lengths[first:stop].tolist()
+            if layer == 0:
+                with self.clock.time("embedding"):
+                    hidden = self._embed(corpus, first, stop)
+            else:
+                with self.clock.time("residual"):
+                    hidden = residual.read(begin, end)
+            bits = mask.buffer(begin, end)
+            local = torch.full((self.config.ffn_dim,), -torch.inf)
+            opt.decoder_layer(
+                hidden,
+                lengths,
+                weights,
+                bits,
+                local,
+                backend=self.settings.backend,
+                last=last,
+                clock=self.clock.time,
+            )
+            mask.commit(begin, bits)
+            if not last:
+                with self.clock.time("residual"):
+                    residual.write(begin, hidden)
+            with lock:
+                torch.maximum(z_max, local, out=z_max)
+                if corpus is self.corpus:
+                    self.progress.advance(end - begin)
+
+        for _ in self.pool.map(run, batches):
+            pass
+        values: np.ndarray = z_max.numpy()
+        return values
+
+    def _embed(self, corpus: Corpus, first: int, stop: int) -> torch.Tensor:
+        begin, end = int(corpus.starts[first]), int(corpus.starts[stop])
+        ids = torch.from_numpy(np.asarray(corpus.ids[begin:end]).astype(np.int64))
+        positions = torch.cat([torch.arange(n) for n in corpus.lengths[first:stop].tolist()])
+        return opt.embed(ids, positions, self.embeddings, self.config)
+
+    def _sample_forward(self, layer: int, weights: opt.LayerWeights, last: bool) -> np.ndarray:
+        sample = self.sample.corpus if self.sample is not None else self.corpus
+        bits = MemoryMask(sample.tokens, StripShape.of(self.config.ffn_dim, self.plan.strip_words))
+        batches = list(micro_batches(sample.lengths.tolist()))
+        with self.clock.time("float32 sample"):
+            seconds = dict(self.clock.seconds)
+            self._forward(layer, sample, batches, weights, self.sample_residual, bits, last)
+            # The sample's operators are not part of the scan's own shares.
+            self.clock.seconds.update(seconds)
+        return bits.buffer(0, sample.tokens)
+
+    # -- counting ------------------------------------------------------------------------------
+
+    def _observe(self, mask: Mask) -> tuple[dict[str, np.ndarray], dict[int, NgramCounts]]:
+        backend, threads = self.settings.backend, self.settings.threads
+        parts: list[dict[str, np.ndarray]] = []
+        ngrams: dict[int, list[tuple[int, NgramCounts]]] = {o.index.n: [] for o in self.ngrams}
+        for strip in range(mask.shape.strips):
+            start, stop = mask.shape.range(strip)
+            words = mask.strip(strip)
+            with self.clock.time("counting"):
+                counted = self.firing.observe(words, stop - start, backend=backend, threads=threads)
+                counted |= self.position.observe(
+                    words, stop - start, backend=backend, threads=threads
+                )
+            parts.append(counted)
+            with self.clock.time("n-grams"):
+                for observer in self.ngrams:
+                    found = observer.observe(
+                        words, counted["fires"], backend=backend, threads=threads
+                    )
+                    ngrams[observer.index.n].append((start, found))
+        joined = {
+            name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]
+        }
+        return joined, {n: _join(found) for n, found in ngrams.items()}
+
+    def _compare(
+        self, layer: int, mask: Mask, float32: np.ndarray, arrays: dict[str, np.ndarray]
+    ) -> None:
+        rows = float32.shape[1]
+        mode = np.stack([mask.strip(i)[:rows].copy() for i in range(mask.shape.strips)])
+        if self.sample is None:
+            return
+        compared, summary = self.sample.compare(
+            mode,
+            float32,
+            mask.shape,
+            backend=self.settings.backend,
+            threads=self.settings.threads,
+        )
+        arrays |= compared
+        self.flips[str(layer)] = summary
+
+
+def _join(parts: list[tuple[int, NgramCounts]]) -> NgramCounts:
+    """Join the n-gram counts of all strips of a layer; neurons become those of the layer."""
+    offsets = [np.zeros(1, dtype=np.int64)]
+    for _, part in parts:
+        offsets.append(part.offsets[1:] + offsets[-1][-1])
+    rows: dict[str, np.ndarray] = {}
+    for name in parts[0][1].rows:
+        shift = [start if name == "neuron" else 0 for start, _ in parts]
+        rows[name] = np.concatenate(
+            [
+                part.rows[name] + move if move else part.rows[name]
+                for move, (_, part) in zip(shift, parts, strict=True)
+            ]
+        )
+
+    def all_of(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for _, part in parts])
+
+    return NgramCounts(
+        n=parts[0][1].n,
+        ngram_fires=all_of("ngram_fires"),
+        offsets=np.concatenate(offsets),
+        count=all_of("count"),
+        number=all_of("number"),
+        coverage=all_of("coverage"),
+        rows=rows,
+    )

@@ -1,0 +1,471 @@
+"""An OPT checkpoint on disk: config.json and safetensors, checked whole before anything is read.
+
+The one room that imports transformers, huggingface_hub and safetensors for a model. Nothing of a
+checkpoint is run: no pickle, no code of its own, no Auto class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from pyneurons.errors import InputError, IntegrityError, NonFiniteError
+from pyneurons.model.config import BOUNDS, OptConfig, check_field, layer_name
+from pyneurons.model.safetensors_file import Entry, Header, Version, read_header
+from pyneurons.model.strict_json import read_object
+from pyneurons.model.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Checkpoint", "Embeddings", "OptConfig", "load_tokenizer", "read_config", "resolve"]
+
+DTYPES: Final = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
+SINGLE_FILE: Final = "model.safetensors"
+INDEX_FILE: Final = "model.safetensors.index.json"
+
+_MOST_CONFIG_BYTES: Final = 1 << 20
+_MOST_INDEX_BYTES: Final = 100_000_000
+_MOST_NAMED: Final = 10
+# Of each tensor, for the fingerprint: two models of one shape have equal headers.
+_FINGERPRINT_BYTES: Final = 4096
+# Tensors of old checkpoints and of other heads, which no computation here reads.
+_HARMLESS: Final = frozenset({"decoder.version", "lm_head.weight"})
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_FILES: Final = (
+    "config.json",
+    SINGLE_FILE,
+    INDEX_FILE,
+    "model-*.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
+_BOOLEANS: Final = (
+    "do_layer_norm_before",
+    "_remove_final_layer_norm",
+    "enable_bias",
+    "layer_norm_elementwise_affine",
+    "tie_word_embeddings",
+)
+
+
+def resolve(model: str | Path) -> Path:
+    """Return the directory of a model.
+
+    Parameters
+    ----------
+    model : str or Path
+        A local directory, or a Hugging Face id (``facebook/opt-125m``): its files come from the
+        local cache, and are downloaded into it where the hub can be reached.
+
+    Raises
+    ------
+    InputError
+        If there is no such directory and no such model.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        message = f"{path}: not a directory; give the one that holds config.json"
+        raise InputError(message)
+    if not isinstance(model, str) or not _HUB_ID.fullmatch(model):
+        message = f"{model}: no such directory, and not the id of a model (owner/name)"
+        raise InputError(message)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(_HUB_FILES)))
+    # LocalEntryNotFoundError, what an unreachable hub gives, is a FileNotFoundError.
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        message = f"{model}: no such directory, and no model from the hub or its cache ({reason})"
+        raise InputError(message) from error
+
+
+def read_config(path: Path) -> OptConfig:
+    """Read a config.json; what it leaves out is as transformers' OPTConfig has it.
+
+    Raises
+    ------
+    InputError
+        If the model is not an OPT with ReLU neurons in plain floating point, wants code of its
+        own, or a number is out of bounds.
+    """
+    raw = read_object(path, most_bytes=_MOST_CONFIG_BYTES)
+    if raw.get("model_type") != "opt":
+        message = f"{path}: model_type is {raw.get('model_type')!r:.80}, expected 'opt'"
+        raise InputError(message)
+    activation = raw.get("activation_function", "relu")
+    if activation != "relu":
+        message = (
+            f"{path}: activation_function is {activation!r:.80}; only with 'relu' does a neuron "
+            "fire or not"
+        )
+        raise InputError(message)
+    for name, why in (
+        ("auto_map", "code of its own, which is never run"),
+        ("quantization_config", "quantized weights, which are not read"),
+    ):
+        if raw.get(name) is not None:
+            message = f"{path}: {name} asks for {why}"
+            raise InputError(message)
+    given = {name: raw[name] for name in (*BOUNDS, *_BOOLEANS) if name in raw}
+    if given.get("word_embed_proj_dim", 0) is None:
+        del given["word_embed_proj_dim"]
+    for name, value in given.items():
+        check_field(name, value, str(path))
+
+    from transformers import OPTConfig
+
+    full = OPTConfig(**given)
+    try:
+        return OptConfig(
+            **{name: getattr(full, name) for name in BOUNDS},
+            do_layer_norm_before=full.do_layer_norm_before,
+            remove_final_layer_norm=full._remove_final_layer_norm,
+            enable_bias=full.enable_bias,
+            layer_norm_elementwise_affine=full.layer_norm_elementwise_affine,
+            tie_word_embeddings=full.tie_word_embeddings,
+        )
+    except InputError as error:
+        message = f"{path}: {error}"
+        raise InputError(message) from error
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What stands before the first layer and behind the last, in the checkpoint's dtype."""
+
+    tokens: torch.Tensor  # [V, E]
+    positions: torch.Tensor  # [max_position_embeddings + 2, D]
+    project_in: torch.Tensor | None  # [D, E]
+    project_out: torch.Tensor | None  # [E, D]
+    head: torch.Tensor  # [V, E]; `tokens` itself where they are tied
+    final_norm_weight: torch.Tensor | None  # [D]
+    final_norm_bias: torch.Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+        parts = (
+            self.tokens,
+            self.positions,
+            self.project_in,
+            self.project_out,
+            None if self.head is self.tokens else self.head,
+            self.final_norm_weight,
+            self.final_norm_bias,
+        )
+        return sum(part.nbytes for part in parts if part is not None)
+
+
+class Checkpoint:
+    """An OPT model on disk, all names, shapes, dtypes and sizes checked when it is opened.
+
+    Names are those of transformers without a leading ``model.``: ``decoder.layers.0.fc1.weight``.
+
+    Parameters
+    ----------
+    directory : Path or str
+        Holds config.json and model.safetensors, or model.safetensors.index.json and its shards
+        (the single file is taken where both are there, as transformers does).
+
+    Attributes
+    ----------
+    config : OptConfig
+    tensors : dict of str to Entry
+        Every tensor that the configuration calls for: file, dtype, shape, offset, bytes.
+    extra : tuple of str
+        Names in the files that no computation here reads.
+    dtype : torch.dtype
+        The narrowest dtype that holds every layer weight exactly.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or malformed, or does not fit the configuration.
+
+    Notes
+    -----
+    Tensors are read with pread into memory of their own, never mapped: a file that shrinks while
+    it is read gives an error and not SIGBUS. Safe for several threads.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self.config = read_config(self.directory / "config.json")
+        self._headers = _read_headers(self.directory)
+        self._versions: Mapping[Path, Version] = {
+            header.file: header.version for header in self._headers
+        }
+        found = _by_name(self._headers)
+        expected = self.config.tensor_shapes()
+        _check_tensors(self.directory, found, expected)
+        self.tensors: dict[str, Entry] = {name: found[name] for name in expected}
+        self.extra: tuple[str, ...] = tuple(sorted(set(found) - set(expected)))
+        self.dtype = _common_dtype(
+            self.tensors[layer_name(layer, name)].dtype
+            for layer in range(self.config.num_hidden_layers)
+            for name in self.config.layer_shapes()
+        )
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Bytes of what `read_embeddings` returns."""
+        config = self.config
+        return sum(
+            self.tensors[name].bytes for name in config.embedding_shapes() | config.head_shapes()
+        )
+
+    def layer_bytes(self, layer: int) -> int:
+        """Return the bytes of one layer's tensors."""
+        return sum(
+            self.tensors[layer_name(layer, name)].bytes for name in self.config.layer_shapes()
+        )
+
+    def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
+        """Read a tensor, or rows [start, stop) of it, in the checkpoint's dtype.
+
+        Parameters
+        ----------
+        name : str
+            One of ``tensors``.
+        rows : slice, optional
+            Of the first axis, without a step. Default: all.
+
+        Raises
+        ------
+        IntegrityError
+            If the file is not the one that was opened: its size, time or inode changed, or it
+            ends early.
+        NonFiniteError
+            If a weight is NaN or infinite.
+        """
+        entry = self.tensors[name]
+        start, stop, step = (rows or slice(None)).indices(entry.shape[0])
+        if step != 1:
+            message = f"read: rows of {name} have step {step}, expected 1"
+            raise InputError(message)
+        values = torch.empty((max(0, stop - start), *entry.shape[1:]), dtype=DTYPES[entry.dtype])
+        offset = entry.offset + start * (entry.bytes // entry.shape[0])
+        if len(values):
+            self._pread(entry.file, offset, values.view(torch.uint8).flatten().numpy().data)
+            _check_finite(entry, values, start)
+        return values
+
+    def read_layer(self, layer: int) -> dict[str, torch.Tensor]:
+        """Read the tensors of one layer, by name inside the layer (``fc1.weight``)."""
+        return {name: self.read(layer_name(layer, name)) for name in self.config.layer_shapes()}
+
+    def read_fc2(self, layer: int) -> torch.Tensor:
+        """Read fc2 of one layer, [D, F]: column n is the update of neuron n."""
+        return self.read(layer_name(layer, "fc2.weight"))
+
+    def read_embeddings(self) -> Embeddings:
+        """Read what stands before the first layer and behind the last."""
+
+        def get(name: str) -> torch.Tensor | None:
+            return self.read(name) if name in self.tensors else None
+
+        tokens = self.read("decoder.embed_tokens.weight")
+        head = get("lm_head.weight")
+        return Embeddings(
+            tokens=tokens,
+            positions=self.read("decoder.embed_positions.weight"),
+            project_in=get("decoder.project_in.weight"),
+            project_out=get("decoder.project_out.weight"),
+            head=tokens if head is None else head,
+            final_norm_weight=get("decoder.final_layer_norm.weight"),
+            final_norm_bias=get("decoder.final_layer_norm.bias"),
+        )
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 that tells this model from others.
+
+        Over the configuration, each file's header and size, and the first 4,096 bytes of each
+        tensor; the name and place of the directory do not matter. A changed bit elsewhere in the
+        weights is not noticed.
+        """
+        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        for header in self._headers:
+            digest.update(f"\n{header.version.size} {len(header.raw)}\n".encode())
+            digest.update(header.raw)
+            for entry in header.entries:
+                head = bytearray(min(_FINGERPRINT_BYTES, entry.bytes))
+                self._pread(entry.file, entry.offset, memoryview(head))
+                digest.update(head)
+        return digest.hexdigest()
+
+    def _pread(self, file: Path, offset: int, into: memoryview) -> None:
+        """Fill ``into`` from ``offset``, sure that the file is the one that was opened."""
+        try:
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            message = f"{file}: cannot be read any more ({error.strerror})"
+            raise IntegrityError(message) from error
+        try:
+            self._check_version(file, descriptor)
+            done = 0
+            while done < len(into):
+                got = os.preadv(descriptor, [into[done:]], offset + done)
+                if got == 0:
+                    message = f"{file}: ended at byte {offset + done:,} while it was read"
+                    raise IntegrityError(message)
+                done += got
+            self._check_version(file, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _check_version(self, file: Path, descriptor: int) -> None:
+        if Version.of(os.fstat(descriptor)) != self._versions[file]:
+            message = f"{file}: changed since it was opened; run again on a file that stays"
+            raise IntegrityError(message)
+
+
+def _read_headers(directory: Path) -> tuple[Header, ...]:
+    """Return the headers of a checkpoint's files, in order of their names."""
+    single, index = directory / SINGLE_FILE, directory / INDEX_FILE
+    if single.is_file():
+        return (_checked_header(single),)
+    if not index.is_file():
+        raise InputError(_no_safetensors(directory))
+    weight_map = read_object(index, most_bytes=_MOST_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        message = f"{index}: no weight_map"
+        raise InputError(message)
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not _plain_name(file):
+            message = f"{index}: {name[:200]!r} is in {file!r:.200}, expected a file name"
+            raise InputError(message)
+    files = sorted(set(weight_map.values()))
+    missing = [file for file in files if not (directory / file).is_file()]
+    if missing:
+        message = f"{index}: files that are not there: {_named(missing)}"
+        raise InputError(message)
+    headers = tuple(_checked_header(directory / file) for file in files)
+    held = {(entry.name, header.file.name) for header in headers for entry in header.entries}
+    wrong = sorted(held ^ set(weight_map.items()))
+    if wrong:
+        message = f"{index}: does not agree with the files about " + _named(
+            f"{name} in {file}" for name, file in wrong
+        )
+        raise InputError(message)
+    return headers
+
+
+def _plain_name(file: str) -> bool:
+    """Whether a name can only mean a safetensors file of the directory itself."""
+    return re.fullmatch(r"[\w-][\w.-]*\.safetensors", file, flags=re.ASCII) is not None
+
+
+def _checked_header(path: Path) -> Header:
+    """Return a header that pyneurons and the safetensors library both accept."""
+    from safetensors import SafetensorError, safe_open
+
+    header = read_header(path)
+    try:
+        with safe_open(path, framework="pt") as opened:
+            names = set(opened.keys())
+    except (SafetensorError, OSError) as error:
+        message = f"{path}: the safetensors library refuses it ({error})"
+        raise InputError(message) from error
+    if names != {entry.name for entry in header.entries}:
+        message = f"{path}: the safetensors library reads other tensors in it"
+        raise InputError(message)
+    return header
+
+
+def _no_safetensors(directory: Path) -> str:
+    pickled = sorted(path.name for path in directory.glob("pytorch_model*.bin"))
+    found = f", only {pickled[0]}, a pickle, which is never opened" if pickled else ""
+    return (
+        f"{directory}: neither {SINGLE_FILE} nor {INDEX_FILE}{found}. Where a model has pickled "
+        "weights alone (the facebook/opt-* repositories), write safetensors with transformers, "
+        'which opens the pickle: python -c "from transformers import AutoTokenizer as T, '
+        "OPTForCausalLM as M; s, d = 'SOURCE', 'NEW_DIRECTORY'; M.from_pretrained(s, "
+        "dtype='auto').save_pretrained(d); T.from_pretrained(s).save_pretrained(d)\""
+    )
+
+
+def _by_name(headers: Iterable[Header]) -> dict[str, Entry]:
+    """Return all entries by name without a leading ``model.``."""
+    found: dict[str, Entry] = {}
+    for header in headers:
+        for entry in header.entries:
+            name = entry.name.removeprefix("model.")
+            if name in found:
+                message = (
+                    f"{header.file}: {entry.name} is a second tensor {name} "
+                    f"(the other is in {found[name].file.name})"
+                )
+                raise InputError(message)
+            found[name] = entry
+    return found
+
+
+def _check_tensors(
+    directory: Path, found: Mapping[str, Entry], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Check that the files hold what the configuration calls for, and no other layer."""
+    missing = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in found]
+    if missing:
+        message = f"{directory}: tensors that config.json calls for are missing: {_named(missing)}"
+        raise InputError(message)
+    for name, shape in expected.items():
+        entry = found[name]
+        if entry.shape != shape:
+            message = (
+                f"{entry.file}: {entry.name} has shape {list(entry.shape)}, expected {list(shape)} "
+                "(config.json)"
+            )
+            raise InputError(message)
+        if entry.dtype not in DTYPES:
+            message = f"{entry.file}: {entry.name} is {entry.dtype}, expected F16, BF16 or F32"
+            raise InputError(message)
+    foreign = sorted(
+        name for name in set(found) - set(expected) - _HARMLESS if name.startswith("decoder.")
+    )
+    if foreign:
+        message = f"{directory}: tensors of a decoder other than config.json describes: " + _named(
+            f"{name} {list(found[name].shape)}" for name in foreign
+        )
+        raise InputError(message)
+
+
+def _check_finite(entry: Entry, values: torch.Tensor, start: int) -> None:
+    """Raise NonFiniteError for the first NaN or infinity; row 0 is row ``start`` of the tensor."""
+    # aminmax passes NaN on and takes a twentieth of isfinite's time.
+    least, greatest = torch.aminmax(values)
+    if bool(least.isfinite() & greatest.isfinite()):
+        return
+    place = (~values.isfinite()).nonzero()[0].tolist()
+    message = (
+        f"{entry.file}: {entry.name}{[start + place[0], *place[1:]]} is "
+        f"{float(values[tuple(place)])}; the checkpoint is damaged"
+    )
+    raise NonFiniteError(message)
+
+
+def _common_dtype(dtypes: Iterable[str]) -> torch.dtype:
+    kinds = set(dtypes)
+    return DTYPES[kinds.pop()] if len(kinds) == 1 else torch.float32
+
+
+def _named(names: Iterable[Any]) -> str:
+    """Return the first names of a list, and how many more there are."""
+    listed = [str(name)[:200] for name in names]
+    more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
+    return ", ".join(listed[:_MOST_NAMED]) + more

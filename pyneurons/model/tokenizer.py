@@ -1,0 +1,53 @@
+"""The tokenizer beside a checkpoint, as a plain map from text to token ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyneurons.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
+
+
+def load_tokenizer(directory: Path) -> Tokenizer | None:
+    """Return the tokenizer of a checkpoint directory, or None where there is none.
+
+    tokenizer.json is taken first, then vocab.json with merges.txt (a byte-level BPE, as OPT's).
+    Nothing is added, cut or padded: no BOS, no template, no truncation. Special tokens written in
+    a text are ordinary text.
+
+    Raises
+    ------
+    InputError
+        If a file is there and cannot be read as what it is named.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    whole = directory / "tokenizer.json"
+    vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
+    # The tokenizers library raises plain Exception for every kind of bad file.
+    if whole.is_file():
+        try:
+            tokenizer = Tokenizer.from_file(str(whole))
+        except Exception as error:
+            message = f"{whole}: not a tokenizer ({error})"
+            raise InputError(message) from error
+    elif vocabulary.is_file() and merges.is_file():
+        try:
+            model = models.BPE.from_file(str(vocabulary), str(merges))
+        except Exception as error:
+            message = f"{vocabulary}, {merges.name}: not a byte-level BPE ({error})"
+            raise InputError(message) from error
+        tokenizer = Tokenizer(model)
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        return None
+    tokenizer.post_processor = None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer

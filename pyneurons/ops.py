@@ -1,0 +1,675 @@
+"""The ops: every argument checked once, then handed to a backend.
+
+Rules that hold for all of them:
+
+- The caller allocates every output; an op returns None.
+- Counters accumulate: an op adds to what is there. What is overwritten says so.
+- Every check comes before the first write, and raises the same error on every backend.
+- Matrices may have a row stride larger than a row; the last axis has unit stride.
+- An output may overlap no other argument.
+- Results do not depend on the backend (`ffn`: on its rounding) nor on ``threads``.
+
+Letters and the layout of a mask: `pyneurons.reference`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from pyneurons import backends
+from pyneurons.errors import DTypeError, ShapeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyneurons.reference import Ids, Ints, Ints32, Keys, Order, Words
+
+STRIP_WORDS: Final = 32
+"""Words of a mask row that one strip of a layer holds at most: 1,024 neurons."""
+
+_INT64_MAX: Final = 2**63 - 1
+
+
+def strip_shape(neurons: int) -> tuple[int, int]:
+    """Return (strips, words per strip) of the mask of a layer.
+
+    A layer's mask is ``uint32 [strips, N, strip_words]``: neuron f is bit ``f % 32`` of word
+    ``(f // 32) % strip_words`` of strip ``f // 32 // strip_words``.
+
+    Parameters
+    ----------
+    neurons : int
+        F of the layer, at least 1.
+    """
+    words = -(-neurons // 32)
+    strip_words = min(STRIP_WORDS, words)
+    return -(-words // strip_words), strip_words
+
+
+def segment_counts(
+    mask: Words,
+    order: Order,
+    segments: Ints,
+    counts: Ints,
+    *,
+    backend: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Add to ``counts`` how often each neuron fires in each segment of rows.
+
+    ``counts[s, f] += #{i in [segments[s], segments[s+1]) : bit f of mask[order[i]]}``.
+
+    Parameters
+    ----------
+    mask : ndarray of uint32, [N, W]
+        One bit per (row, neuron).
+    order : ndarray of int32, [M], or None
+        Rows of the mask, any number of times each; None is ``0, 1, ..., N - 1``.
+    segments : ndarray of int64, [G + 1]
+        Bounds of the segments in ``order``, not decreasing, from 0 to at most M.
+    counts : ndarray of int64, [G, F]
+        Accumulated into. F is at most ``32 * W``; bits past F are not counted.
+    backend : str, optional
+        A name from `pyneurons.backends.available`.
+    threads : int
+        How many threads share the neurons.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendUnavailable
+        Before any element of ``counts`` changes.
+
+    Notes
+    -----
+    Cost: streams ``M * W`` words once, updates ``G * F`` counters.
+    """
+    op = "segment_counts"
+    rows = _mask_and_order(op, mask, order)
+    _segments(op, segments, rows)
+    _matrix(op, "counts", counts, np.int64, writable=True)
+    _same(op, "counts", counts, (len(segments) - 1, None), "one row per segment")
+    _neurons(op, "counts", counts.shape[1], mask)
+    _no_overlap(op, {"counts": counts}, {"mask": mask, "order": order, "segments": segments})
+    chosen = backends.resolve(backend)
+    chosen.segment_counts(mask, order, segments, counts, threads=_threads(op, threads))
+
+
+def firing_rows(
+    mask: Words,
+    order: Order,
+    rows: Ints,
+    found: Ints,
+    *,
+    backend: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Note the first rows, in the given order, on which each neuron fires.
+
+    ``rows[f, found[f]:limit] = the first entries of [order[i] : bit f of mask[order[i]]]``, and
+    ``found[f]`` moves on by as many; it stops at the limit. Rows of a long corpus may so be fed
+    piece by piece.
+
+    Parameters
+    ----------
+    mask : ndarray of uint32, [N, W]
+        One bit per (row, neuron).
+    order : ndarray of int32, [M], or None
+        Rows of the mask in the order of preference; None is ``0, 1, ..., N - 1``.
+    rows : ndarray of int64, [F, limit]
+        Gets row ids; what lies at ``found[f]`` and behind is overwritten as far as rows are found.
+    found : ndarray of int64, [F]
+        How many rows of each neuron are known, 0 to ``limit``; moved on.
+    backend : str, optional
+        A name from `pyneurons.backends.available`.
+    threads : int
+        How many threads share the neurons.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendUnavailable
+        Before any element of ``rows`` or ``found`` changes.
+
+    Notes
+    -----
+    Cost: reads ``M * W`` words at most once; words whose neurons all have ``limit`` rows cost
+    nothing, and the pass ends where that is true of all.
+    """
+    op = "firing_rows"
+    _mask_and_order(op, mask, order)
+    _matrix(op, "rows", rows, np.int64, writable=True)
+    _vector(op, "found", found, np.int64, writable=True)
+    _same(op, "found", found, (rows.shape[0],), "F of rows")
+    _neurons(op, "rows", rows.shape[0], mask)
+    _range(op, "found", found, 0, rows.shape[1])
+    _no_overlap(op, {"rows": rows, "found": found}, {"mask": mask, "order": order})
+    chosen = backends.resolve(backend)
+    chosen.firing_rows(mask, order, rows, found, threads=_threads(op, threads))
+
+
+def ngram_keys(
+    ids: Ids,
+    starts: Ints,
+    n: int,
+    bits: int,
+    boundary_id: int,
+    keys: Keys,
+    *,
+    backend: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Write the key of the n-gram that ends at each row.
+
+    ``keys[i] = sum_j ids[i-n+1+j] << bits * (n-1-j)`` where the n tokens lie in one sequence and
+    none of them is ``boundary_id``; elsewhere ``2**64 - 1``. Keys order n-grams as their tokens do.
+    Where ``n * bits > 64`` the key is a hash instead (`pyneurons.reference.mix` over the tokens,
+    from 0, at most ``2**64 - 2``), in which different n-grams may collide.
+
+    Parameters
+    ----------
+    ids : ndarray of uint16 or uint32, [N]
+        Token ids, each at most ``2**bits - 2``.
+    starts : ndarray of int64, [S + 1]
+        First row of each sequence, then N.
+    n : int
+        Tokens of an n-gram, at least 1.
+    bits : int
+        Bits per token, 1 to 32: the bit length of V.
+    boundary_id : int
+        The token that is in no n-gram.
+    keys : ndarray of uint64, [N]
+        Overwritten.
+    backend : str, optional
+        A name from `pyneurons.backends.available`.
+    threads : int
+        How many threads share the rows.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendUnavailable
+        Before any element of ``keys`` changes.
+
+    Notes
+    -----
+    Cost: n passes over a block of ids in cache; writes ``8 * N`` bytes.
+    """
+    op = "ngram_keys"
+    _vector(op, "ids", ids, np.uint16, np.uint32)
+    _vector(op, "starts", starts, np.int64)
+    _vector(op, "keys", keys, np.uint64, writable=True)
+    _same(op, "keys", keys, ids.shape, "N of ids")
+    _bounds(op, "starts", starts, last=len(ids), whole=True)
+    _number(op, "n", n, 1, None)
+    _number(op, "bits", bits, 1, 32)
+    _number(op, "boundary_id", boundary_id, 0, 2**32 - 1)
+    _range(op, "ids", ids, 0, 2**bits - 2)
+    _no_overlap(op, {"keys": keys}, {"ids": ids, "starts": starts})
+    chosen = backends.resolve(backend)
+    chosen.ngram_keys(ids, starts, n, bits, boundary_id, keys, threads=_threads(op, threads))
+
+
+def ngram_coverage(
+    mask: Words,
+    order: Order,
+    segments: Ints,
+    fires: Ints,
+    histogram: Ints,
+    large: Ints,
+    *,
+    backend: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Add to ``histogram`` on how many n-grams each neuron fires exactly c times.
+
+    With c the count of neuron f in a segment (the rows on which one n-gram ends) of m rows:
+    ``histogram[c, f] += 1`` for every segment with ``2 <= m <= bins`` and ``c >= 1``;
+    ``large[i, f] += c`` for the i-th of the segments with ``m > bins``; and, for the segments of
+    one row, which are not read, ``histogram[1, f] += fires[f] - (sum of c over all others)``.
+    ``histogram[0]`` is never touched.
+
+    Parameters
+    ----------
+    mask : ndarray of uint32, [N, W]
+        One bit per (row, neuron).
+    order : ndarray of int32, [M], or None
+        Rows of the mask; None is ``0, 1, ..., N - 1``.
+    segments : ndarray of int64, [G + 1]
+        Bounds of the segments in ``order``; their lengths do not decrease.
+    fires : ndarray of int64, [F]
+        How often each neuron fires in all segments together (A_n).
+    histogram : ndarray of int64, [bins + 1, F]
+        Accumulated into; ``bins`` is at least 1.
+    large : ndarray of int64, [number of segments longer than bins, F]
+        Accumulated into.
+    backend : str, optional
+        A name from `pyneurons.backends.available`.
+    threads : int
+        How many threads share the neurons.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendUnavailable
+        Before any element of an output changes.
+    IntegrityError
+        If ``fires`` leaves a negative number for the segments of one row, or more than there are
+        such segments. The outputs are as they were.
+
+    Notes
+    -----
+    Cost: streams the rows of all segments of two rows and more once. Scratch: ``4 * F`` bytes per
+    bin up to the longest segment, and per row of ``large``.
+    """
+    op = "ngram_coverage"
+    rows = _mask_and_order(op, mask, order)
+    _segments(op, segments, rows)
+    _vector(op, "fires", fires, np.int64)
+    _matrix(op, "histogram", histogram, np.int64, writable=True)
+    _matrix(op, "large", large, np.int64, writable=True)
+    bins = histogram.shape[0] - 1
+    if bins < 1:
+        message = f"{op}: histogram has shape {_shape(histogram)}, expected 2 rows or more"
+        raise ShapeError(message)
+    lengths = np.diff(segments)
+    if np.any(lengths[1:] < lengths[:-1]):
+        first = int(np.argmax(lengths[1:] < lengths[:-1])) + 1
+        message = f"{op}: segment {first} is shorter than the one before; sort them by length"
+        raise ShapeError(message)
+    n_large = int(np.count_nonzero(lengths > bins))
+    _same(op, "large", large, (n_large, None), f"segments longer than {bins} rows")
+    _same(op, "large", large, (None, histogram.shape[1]), "F of histogram")
+    _same(op, "fires", fires, (histogram.shape[1],), "F of histogram")
+    _neurons(op, "histogram", histogram.shape[1], mask)
+    _no_overlap(
+        op,
+        {"histogram": histogram, "large": large},
+        {"mask": mask, "order": order, "segments": segments, "fires": fires},
+    )
+    chosen = backends.resolve(backend)
+    chosen.ngram_coverage(
+        mask, order, segments, fires, histogram, large, threads=_threads(op, threads)
+    )
+
+
+def ngram_triggers(
+    mask: Words,
+    order: Order,
+    segments: Ints,
+    threshold: Ints,
+    offsets: Ints,
+    segment_of: Ints32,
+    fires: Ints,
+    *,
+    backend: str | None = None,
+    threads: int = 1,
+) -> None:
+    """List, for every neuron, the segments in which it fires often enough.
+
+    For neuron f and each segment g, ascending, with count ``c >= threshold[f]``, in turn for
+    ``k = offsets[f], offsets[f] + 1, ...``: ``segment_of[k] = g`` and ``fires[k] = c``.
+
+    Parameters
+    ----------
+    mask : ndarray of uint32, [N, W]
+        One bit per (row, neuron).
+    order : ndarray of int32, [M], or None
+        Rows of the mask; None is ``0, 1, ..., N - 1``.
+    segments : ndarray of int64, [G + 1]
+        Bounds of the segments in ``order``, of any lengths.
+    threshold : ndarray of int64, [F]
+        Least count that is listed, at least 1; a huge number lists nothing.
+    offsets : ndarray of int64, [F + 1]
+        Where the list of each neuron begins, from 0; known from `ngram_coverage`.
+    segment_of : ndarray of int32, [offsets[F]]
+        Overwritten.
+    fires : ndarray of int64, [offsets[F]]
+        Overwritten.
+    backend : str, optional
+        A name from `pyneurons.backends.available`.
+    threads : int
+        How many threads share the neurons.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendUnavailable
+        Before any element of an output changes.
+    IntegrityError
+        If a neuron has more or fewer such segments than ``offsets`` leaves room for. The outputs
+        are as they were.
+
+    Notes
+    -----
+    Cost: streams the rows of the segments that are long enough for some threshold. Scratch:
+    8 bytes per listed segment.
+    """
+    op = "ngram_triggers"
+    rows = _mask_and_order(op, mask, order)
+    _segments(op, segments, rows)
+    _vector(op, "threshold", threshold, np.int64)
+    _vector(op, "offsets", offsets, np.int64)
+    _vector(op, "segment_of", segment_of, np.int32, writable=True)
+    _vector(op, "fires", fires, np.int64, writable=True)
+    _same(op, "offsets", offsets, (len(threshold) + 1,), "F of threshold, plus 1")
+    _bounds(op, "offsets", offsets, last=len(segment_of), whole=True)
+    _same(op, "fires", fires, segment_of.shape, "length of segment_of")
+    _range(op, "threshold", threshold, 1, _INT64_MAX)
+    _neurons(op, "threshold", len(threshold), mask)
+    _no_overlap(
+        op,
+        {"segment_of": segment_of, "fires": fires},
+        {
+            "mask": mask,
+            "order": order,
+            "segments": segments,
+            "threshold": threshold,
+            "offsets": offsets,
+        },
+    )
+    chosen = backends.resolve(backend)
+    chosen.ngram_triggers(
+        mask,
+        order,
+        segments,
+        threshold,
+        offsets,
+        segment_of,
+        fires,
+        threads=_threads(op, threads),
+    )
+
+
+def ffn(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor | None,
+    fc2_weight: Tensor | None,
+    fc2_bias: Tensor | None,
+    residual: Tensor,
+    mask: Words,
+    z_max: Tensor,
+    *,
+    backend: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Run one feed-forward block and keep one bit per (row, neuron): who fired.
+
+    ``z = x @ fc1_weight.T + fc1_bias``; bit f of row n of ``mask`` is ``z[n, f] > 0``;
+    ``z_max[f] = max(z_max[f], max_n z[n, f])``; and, where there is an ``fc2_weight``,
+    ``residual += relu(z) @ fc2_weight.T + fc2_bias``.
+
+    Parameters
+    ----------
+    x : Tensor, [M, D], float32 or bfloat16
+        What fc1 reads; its dtype is the compute dtype. M may be 0.
+    fc1_weight : Tensor, [F, D], compute dtype
+    fc1_bias : Tensor, [F], compute dtype, or None
+    fc2_weight : Tensor, [D_out, F], compute dtype, or None
+        None leaves ``residual`` alone.
+    fc2_bias : Tensor, [D_out], compute dtype, or None
+    residual : Tensor, [M, D_out], float32
+        Accumulated into.
+    mask : ndarray of uint32, [strips, M, strip_words]
+        Overwritten, bits past F with zeros; see `strip_shape`. Any strides, the last one unit.
+    z_max : Tensor, [F], float32
+        Running maximum.
+    backend : str, optional
+        A name from `pyneurons.backends.available`.
+    threads : int
+        How many threads share the pass over the pre-activations. The products belong to torch and
+        follow ``torch.set_num_threads``.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendUnavailable
+        Before any element of an output changes.
+    NonFiniteError
+        If a pre-activation is NaN or infinite; the message names row and neuron. The outputs hold
+        what was finished before: the run has to stop.
+
+    Notes
+    -----
+    Sums run in float32, the bias inside the sum; a NaN does not fire. In bfloat16 the
+    pre-activation is rounded after its sum, which changes no sign above 2**-134.
+    """
+    import torch
+
+    op = "ffn"
+    compute = (torch.float32, torch.bfloat16)
+    _tensor(op, "x", x, 2, *compute)
+    _tensor(op, "fc1_weight", fc1_weight, 2, x.dtype)
+    _tensor(op, "residual", residual, 2, torch.float32)
+    _tensor(op, "z_max", z_max, 1, torch.float32)
+    rows, inner = x.shape
+    neurons = fc1_weight.shape[0]
+    outer = residual.shape[1]
+    _same(op, "fc1_weight", fc1_weight, (None, inner), "D of x")
+    _same(op, "residual", residual, (rows, None), "M of x")
+    _same(op, "z_max", z_max, (neurons,), "F of fc1_weight")
+    if neurons < 1 or inner < 1:
+        message = f"{op}: fc1_weight has shape {_shape(fc1_weight)}, expected no empty axis"
+        raise ShapeError(message)
+    inputs: dict[str, Any] = {"x": x, "fc1_weight": fc1_weight}
+    if fc1_bias is not None:
+        inputs["fc1_bias"] = fc1_bias
+        _tensor(op, "fc1_bias", fc1_bias, 1, x.dtype)
+        _same(op, "fc1_bias", fc1_bias, (neurons,), "F of fc1_weight")
+    if fc2_weight is not None:
+        inputs["fc2_weight"] = fc2_weight
+        _tensor(op, "fc2_weight", fc2_weight, 2, x.dtype)
+        _same(op, "fc2_weight", fc2_weight, (outer, neurons), "D_out of residual, F of fc1_weight")
+    if fc2_bias is not None:
+        inputs["fc2_bias"] = fc2_bias
+        _tensor(op, "fc2_bias", fc2_bias, 1, x.dtype)
+        _same(op, "fc2_bias", fc2_bias, (outer,), "D_out of residual")
+    _array(op, "mask", mask, 3, np.uint32, writable=True)
+    _unit_stride(op, "mask", mask)
+    words = -(-neurons // 32)
+    strip_words = mask.shape[2]
+    strips = -(-words // max(1, strip_words))
+    if strip_words < 1 or mask.shape[:2] != (strips, rows):
+        wanted = strip_shape(neurons)
+        message = (
+            f"{op}: mask has shape {_shape(mask)}, expected [{wanted[0]}, {rows}, {wanted[1]}] "
+            f"(strips for {neurons} neurons)"
+        )
+        raise ShapeError(message)
+    outputs = {"residual": residual.numpy(), "mask": mask, "z_max": z_max.numpy()}
+    _no_overlap(op, outputs, {name: _bytes(tensor) for name, tensor in inputs.items()})
+    chosen = backends.resolve(backend)
+    chosen.ffn(
+        x,
+        fc1_weight,
+        fc1_bias,
+        fc2_weight,
+        fc2_bias,
+        residual,
+        mask,
+        z_max,
+        threads=_threads(op, threads),
+    )
+
+
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def _shape(value: Any) -> str:
+    return "[" + ", ".join(str(length) for length in value.shape) + "]"
+
+
+def _array(
+    op: str, name: str, value: Any, axes: int, *dtypes: type[np.generic], writable: bool = False
+) -> None:
+    wanted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
+    if not isinstance(value, np.ndarray):
+        message = f"{op}: {name} is a {type(value).__name__}, expected an ndarray of {wanted}"
+        raise DTypeError(message)
+    if value.dtype not in [np.dtype(dtype) for dtype in dtypes]:
+        message = f"{op}: {name} has dtype {value.dtype}, expected {wanted}"
+        raise DTypeError(message)
+    if value.ndim != axes:
+        message = f"{op}: {name} has shape {_shape(value)}, expected {axes} axes"
+        raise ShapeError(message)
+    if not value.flags.aligned:
+        message = f"{op}: {name} is not aligned to its elements"
+        raise ShapeError(message)
+    if writable and not value.flags.writeable:
+        message = f"{op}: {name} is read-only, expected an array to write to"
+        raise ShapeError(message)
+
+
+def _unit_stride(op: str, name: str, value: Any) -> None:
+    """Rows may lie apart, forward and not inside one another; their elements may not."""
+    size = value.itemsize
+    if value.size == 0:
+        return
+    row = value.shape[-1] * size
+    good = value.shape[-1] == 1 or value.strides[-1] == size
+    for length, stride in zip(value.shape[:-1], value.strides[:-1], strict=True):
+        good = good and (length == 1 or (stride >= row and stride % size == 0))
+    if not good:
+        message = (
+            f"{op}: {name} has strides {list(value.strides)} bytes, expected {size} along the last "
+            f"axis and {row} or more along the others"
+        )
+        raise ShapeError(message)
+
+
+def _matrix(
+    op: str, name: str, value: Any, *dtypes: type[np.generic], writable: bool = False
+) -> None:
+    _array(op, name, value, 2, *dtypes, writable=writable)
+    _unit_stride(op, name, value)
+
+
+def _vector(
+    op: str, name: str, value: Any, *dtypes: type[np.generic], writable: bool = False
+) -> None:
+    _array(op, name, value, 1, *dtypes, writable=writable)
+    _unit_stride(op, name, value)
+
+
+def _tensor(op: str, name: str, value: Any, axes: int, *dtypes: Any) -> None:
+    import torch
+
+    wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+    if not isinstance(value, torch.Tensor):
+        message = f"{op}: {name} is a {type(value).__name__}, expected a tensor of {wanted}"
+        raise DTypeError(message)
+    if value.dtype not in dtypes:
+        found = str(value.dtype).removeprefix("torch.")
+        message = f"{op}: {name} has dtype {found}, expected {wanted}"
+        raise DTypeError(message)
+    if value.device.type != "cpu":
+        message = f"{op}: {name} lies on {value.device}, expected cpu"
+        raise DTypeError(message)
+    if value.requires_grad:
+        message = f"{op}: {name} requires a gradient, expected a plain tensor"
+        raise DTypeError(message)
+    if value.dim() != axes:
+        message = f"{op}: {name} has shape {_shape(value)}, expected {axes} axes"
+        raise ShapeError(message)
+    if not value.is_contiguous():
+        message = f"{op}: {name} has strides {list(value.stride())}, expected a contiguous tensor"
+        raise ShapeError(message)
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """Return the memory of a tensor as bytes: NumPy has no bfloat16."""
+    import torch
+
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _same(op: str, name: str, value: Any, expected: tuple[int | None, ...], what: str) -> None:
+    shape = tuple(value.shape)
+    if len(shape) == len(expected) and all(
+        want is None or want == length for length, want in zip(shape, expected, strict=True)
+    ):
+        return
+    wanted = ", ".join(
+        str(length if want is None else want) for length, want in zip(shape, expected, strict=True)
+    )
+    message = f"{op}: {name} has shape {_shape(value)}, expected [{wanted}] ({what})"
+    raise ShapeError(message)
+
+
+def _range(op: str, name: str, value: Any, least: int, most: int) -> None:
+    if value.size == 0:
+        return
+    low, high = int(value.min()), int(value.max())
+    if low < least or high > most:
+        message = f"{op}: {name} has values from {low} to {high}, expected {least} to {most}"
+        raise ShapeError(message)
+
+
+def _number(op: str, name: str, value: Any, least: int, most: int | None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        message = f"{op}: {name} is a {type(value).__name__}, expected an int"
+        raise DTypeError(message)
+    if value < least or (most is not None and value > most):
+        wanted = f"{least} or more" if most is None else f"{least} to {most}"
+        message = f"{op}: {name} is {value}, expected {wanted}"
+        raise ShapeError(message)
+    return int(value)
+
+
+def _threads(op: str, threads: int) -> int:
+    return _number(op, "threads", threads, 1, 1024)
+
+
+def _bounds(op: str, name: str, value: Ints, last: int, *, whole: bool) -> None:
+    """Bounds of consecutive pieces: from 0 up to `last`, or (not whole) anywhere below it."""
+    if len(value) == 0:
+        message = f"{op}: {name} is empty, expected one element or more"
+        raise ShapeError(message)
+    first, end = int(value[0]), int(value[-1])
+    good = first == 0 and end == last if whole else first >= 0 and end <= last
+    if not good:
+        wanted = f"from 0 to {last}" if whole else f"within 0 to {last}"
+        message = f"{op}: {name} goes from {first} to {end}, expected {wanted}"
+        raise ShapeError(message)
+    if np.any(value[1:] < value[:-1]):
+        where = int(np.argmax(value[1:] < value[:-1])) + 1
+        message = f"{op}: {name} decreases at {where}"
+        raise ShapeError(message)
+
+
+def _mask_and_order(op: str, mask: Words, order: Order) -> int:
+    """Check both and return M, the number of rows that they name."""
+    _matrix(op, "mask", mask, np.uint32)
+    if len(mask) >= 2**31:
+        message = f"{op}: mask has {len(mask)} rows, expected fewer than 2**31"
+        raise ShapeError(message)
+    if order is None:
+        return len(mask)
+    _vector(op, "order", order, np.int32)
+    if len(order) >= 2**31:
+        message = f"{op}: order has {len(order)} elements, expected fewer than 2**31"
+        raise ShapeError(message)
+    _range(op, "order", order, 0, len(mask) - 1)
+    return len(order)
+
+
+def _segments(op: str, segments: Ints, rows: int) -> None:
+    _vector(op, "segments", segments, np.int64)
+    _bounds(op, "segments", segments, last=rows, whole=False)
+
+
+def _neurons(op: str, name: str, neurons: int, mask: Words) -> None:
+    words = mask.shape[1]
+    if neurons > 32 * words:
+        message = (
+            f"{op}: {name} is for {neurons} neurons, expected at most {32 * words} "
+            f"(mask has shape {_shape(mask)})"
+        )
+        raise ShapeError(message)
+
+
+def _no_overlap(op: str, outputs: dict[str, Any], inputs: dict[str, Any]) -> None:
+    names = list(outputs)
+    for index, name in enumerate(names):
+        others = {**inputs, **{later: outputs[later] for later in names[index + 1 :]}}
+        for other, value in others.items():
+            if value is not None and np.may_share_memory(outputs[name], value):
+                message = f"{op}: {name} overlaps {other}, expected memory of its own"
+                raise ShapeError(message)

@@ -1,0 +1,274 @@
+"""Every op in plain NumPy and torch: slow, obvious, the truth that the backends are held to.
+
+The letters of all shapes in this project:
+
+====  ============================================================================
+N     rows: positions that were run, sequence after sequence
+S     sequences
+T     context, the longest sequence
+D     hidden size of the model
+F     feed-forward neurons of a layer, or of the strip that an op sees
+V     vocabulary
+L     layers
+W     32-bit words in a row of a mask
+M     rows that an `order` names, or rows of a block
+n     order of an n-gram: how many tokens it has
+G     distinct n-grams, each one segment of an order
+====  ============================================================================
+
+A *mask* holds one bit per (row, neuron): bit ``f % 32`` of word ``f // 32``, little endian, says
+that neuron f fires, that is ``z > 0``. Bits past F are zero.
+
+These functions take checked arguments; `pyneurons.ops` checks them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pyneurons.errors import IntegrityError, NonFiniteError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Words = npt.NDArray[np.uint32]
+Order = npt.NDArray[np.int32] | None
+Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Keys = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
+Ints32 = npt.NDArray[np.int32]
+Bools = npt.NDArray[np.bool_]
+
+NO_NGRAM: Final = 2**64 - 1
+"""The key of a row that ends no countable n-gram."""
+
+_ALL: Final = 2**64 - 1
+
+
+def pack(fires: Bools) -> Words:
+    """Return the mask of a boolean matrix.
+
+    Parameters
+    ----------
+    fires : ndarray of bool, [N, F]
+        Whether neuron f fires on row n.
+
+    Returns
+    -------
+    ndarray of uint32, [N, ceil(F / 32)]
+        Bit ``f % 32`` of word ``f // 32`` is ``fires[n, f]``; bits past F are zero.
+    """
+    rows, neurons = fires.shape
+    words = -(-neurons // 32)
+    padded = np.zeros((rows, words, 32), dtype=np.uint64)
+    padded.reshape(rows, words * 32)[:, :neurons] = fires
+    weights = np.uint64(1) << np.arange(32, dtype=np.uint64)
+    return (padded * weights).sum(axis=2, dtype=np.uint64).astype(np.uint32)
+
+
+def unpack(mask: Words, neurons: int) -> Bools:
+    """Return the boolean matrix of a mask, the inverse of `pack`.
+
+    Parameters
+    ----------
+    mask : ndarray of uint32, [N, W]
+        One bit per (row, neuron).
+    neurons : int
+        F, at most ``32 * W``.
+
+    Returns
+    -------
+    ndarray of bool, [N, F]
+    """
+    shifts = np.arange(32, dtype=np.uint32)
+    bits = (mask[:, :, np.newaxis] >> shifts) & np.uint32(1)
+    return bits.reshape(mask.shape[0], mask.shape[1] * 32)[:, :neurons].astype(bool)
+
+
+def _row_ids(mask: Words, order: Order) -> Ints:
+    if order is None:
+        return np.arange(mask.shape[0], dtype=np.int64)
+    return order.astype(np.int64)
+
+
+def segment_counts(mask: Words, order: Order, segments: Ints, counts: Ints) -> None:
+    """Add to ``counts`` how often each neuron fires in each segment; see `pyneurons.ops`."""
+    rows = _row_ids(mask, order)
+    neurons = counts.shape[1]
+    for segment in range(len(segments) - 1):
+        members = rows[segments[segment] : segments[segment + 1]]
+        counts[segment] += unpack(mask[members], neurons).sum(axis=0, dtype=np.int64)
+
+
+def firing_rows(mask: Words, order: Order, rows: Ints, found: Ints) -> None:
+    """Note the first rows on which each neuron fires; see `pyneurons.ops`."""
+    neurons, limit = rows.shape
+    visited = _row_ids(mask, order)
+    for neuron in range(neurons):
+        fires = (mask[visited, neuron // 32] >> np.uint32(neuron % 32)) & np.uint32(1)
+        for row in visited[fires.astype(bool)]:
+            if found[neuron] == limit:
+                break
+            rows[neuron, found[neuron]] = row
+            found[neuron] += 1
+
+
+def mix(key: int, token: int) -> int:
+    """Return the hash of an n-gram one token longer: splitmix64 of ``key ^ (token + 1)``."""
+    key = ((key ^ (token + 1)) + 0x9E3779B97F4A7C15) & _ALL
+    key = ((key ^ (key >> 30)) * 0xBF58476D1CE4E5B9) & _ALL
+    key = ((key ^ (key >> 27)) * 0x94D049BB133111EB) & _ALL
+    return key ^ (key >> 31)
+
+
+def ngram_keys(ids: Ids, starts: Ints, n: int, bits: int, boundary_id: int, keys: Keys) -> None:
+    """Write the key of the n-gram that ends at each row; see `pyneurons.ops`."""
+    tokens = ids.tolist()
+    bounds = starts.tolist()
+    for start, stop in itertools.pairwise(bounds):
+        for row in range(start, stop):
+            gram = tokens[row - n + 1 : row + 1] if row - start >= n - 1 else []
+            key = NO_NGRAM
+            if gram and boundary_id not in gram:
+                key = 0
+                if n * bits <= 64:
+                    for token in gram:
+                        key = (key << bits) | token
+                else:
+                    for token in gram:
+                        key = mix(key, token)
+                    key = min(key, NO_NGRAM - 1)
+            keys[row] = key
+
+
+def ngram_coverage(
+    mask: Words, order: Order, segments: Ints, fires: Ints, histogram: Ints, large: Ints
+) -> None:
+    """Add to ``histogram`` on how many n-grams each neuron fires c times; see `pyneurons.ops`."""
+    rows = _row_ids(mask, order)
+    bins, neurons = histogram.shape[0] - 1, histogram.shape[1]
+    lengths = np.diff(segments)
+    first_large = len(lengths) - large.shape[0]
+    added = np.zeros_like(histogram)
+    added_large = np.zeros_like(large)
+    rest = fires.copy()
+    for segment in np.flatnonzero(lengths >= 2):
+        members = rows[segments[segment] : segments[segment + 1]]
+        count = unpack(mask[members], neurons).sum(axis=0, dtype=np.int64)
+        rest -= count
+        if lengths[segment] <= bins:
+            for neuron in np.flatnonzero(count):
+                added[count[neuron], neuron] += 1
+        else:
+            added_large[segment - first_large] += count
+    singletons = int(np.count_nonzero(lengths == 1))
+    check_remainder(rest, singletons)
+    added[1] += rest
+    histogram += added
+    large += added_large
+
+
+def check_remainder(rest: Ints, singletons: int) -> None:
+    """Raise IntegrityError unless what is left for n-grams that occur once is 0 to their number."""
+    wrong = np.flatnonzero((rest < 0) | (rest > singletons))
+    if len(wrong):
+        raise IntegrityError(contradicting_fires(int(wrong[0]), int(rest[wrong[0]]), singletons))
+
+
+def contradicting_fires(neuron: int, rest: int, singletons: int) -> str:
+    """Return the message about fires that do not add up."""
+    return (
+        f"ngram_coverage: fires[{neuron}] leaves {rest} fires for the {singletons} n-grams that "
+        f"occur once; mask, order and fires contradict each other"
+    )
+
+
+def ngram_triggers(
+    mask: Words,
+    order: Order,
+    segments: Ints,
+    threshold: Ints,
+    offsets: Ints,
+    segment_of: Ints32,
+    fires: Ints,
+) -> None:
+    """List, per neuron, the n-grams it fires on often enough; see `pyneurons.ops`."""
+    rows = _row_ids(mask, order)
+    neurons = len(threshold)
+    lists: list[list[tuple[int, int]]] = [[] for _ in range(neurons)]
+    for segment in range(len(segments) - 1):
+        members = rows[segments[segment] : segments[segment + 1]]
+        count = unpack(mask[members], neurons).sum(axis=0, dtype=np.int64)
+        for neuron in np.flatnonzero(count >= threshold):
+            lists[neuron].append((segment, int(count[neuron])))
+    check_triggers(np.array([len(one) for one in lists], dtype=np.int64), offsets)
+    for neuron, one in enumerate(lists):
+        for k, (segment, count_of) in enumerate(one, start=int(offsets[neuron])):
+            segment_of[k] = segment
+            fires[k] = count_of
+
+
+def check_triggers(found: Ints, offsets: Ints) -> None:
+    """Raise IntegrityError unless each neuron has as many n-grams as its offsets leave room for."""
+    wrong = np.flatnonzero(found != np.diff(offsets))
+    if len(wrong):
+        raise IntegrityError(contradicting_offsets(int(wrong[0]), int(found[wrong[0]]), offsets))
+
+
+def contradicting_offsets(neuron: int, found: int, offsets: Ints) -> str:
+    """Return the message about a list of n-grams that does not fill its place."""
+    room = int(offsets[neuron + 1] - offsets[neuron])
+    return (
+        f"ngram_triggers: neuron {neuron} has {found} n-grams at its threshold, offsets leave room "
+        f"for {room}"
+    )
+
+
+def ffn(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor | None,
+    fc2_weight: Tensor | None,
+    fc2_bias: Tensor | None,
+    residual: Tensor,
+    mask: Words,
+    z_max: Tensor,
+) -> None:
+    """Run one feed-forward block and keep who fired, sums in float64; see `pyneurons.ops`."""
+    import torch
+
+    z64 = x.double() @ fc1_weight.double().T
+    if fc1_bias is not None:
+        z64 = z64 + fc1_bias.double()
+    z = z64.float().to(x.dtype)
+    check_finite(z)
+
+    strips, rows, strip_words = mask.shape
+    neurons = fc1_weight.shape[0]
+    fires = np.zeros((rows, strips * strip_words * 32), dtype=bool)
+    fires[:, :neurons] = (z > 0).numpy()
+    mask[:] = pack(fires).reshape(rows, strips, strip_words).transpose(1, 0, 2)
+    if rows:
+        torch.maximum(z_max, z.float().amax(dim=0), out=z_max)
+    if fc2_weight is not None:
+        y64 = torch.where(z > 0, z, 0.0).double() @ fc2_weight.double().T
+        if fc2_bias is not None:
+            y64 = y64 + fc2_bias.double()
+        residual += y64.float().to(x.dtype)
+
+
+def check_finite(z: Tensor) -> None:
+    """Raise NonFiniteError for the first NaN or infinity of a matrix of pre-activations."""
+    wrong = (~z.isfinite()).nonzero()
+    if len(wrong):
+        row, neuron = wrong[0].tolist()
+        raise NonFiniteError(non_finite(row, neuron))
+
+
+def non_finite(row: int, neuron: int) -> str:
+    """Return the message about a pre-activation that is not a finite number."""
+    return f"ffn: the pre-activation of neuron {neuron} on row {row} is not finite"

@@ -1,0 +1,339 @@
+"""A run, or one neuron, as text for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from pyneurons.analysis import coverage as covering
+from pyneurons.analysis.detectors import supported
+from pyneurons.report.textplot import plot
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+MOST_DETECTORS = 12
+MOST_NGRAMS = 8
+MOST_CONTEXTS = 8
+PAPER_CONTEXT = 2048
+
+
+def visible(string: str | None) -> str:
+    """Return a token's string with spaces and control characters made visible."""
+    if string is None:
+        return "?"
+    out = string.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in out)
+
+
+def _heading(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _columns(table: Any) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = table.to_pydict()
+    return columns
+
+
+def summary(scan: Any) -> list[RenderableType]:
+    """Return what a person wants to know of a run first."""
+    blocks: list[RenderableType] = [_what_was_run(scan), _layers(scan)]
+    for n in scan.manifest["settings"]["ngrams"]:
+        blocks += _detectors(scan, n)
+    blocks += _positional(scan)
+    if 1 in scan.manifest["settings"]["ngrams"]:
+        blocks += _suppression(scan)
+    blocks += [_numeric(scan), _cost(scan)]
+    return blocks
+
+
+def _what_was_run(scan: Any) -> Text:
+    manifest = scan.manifest
+    model = manifest["model"]
+    text = _heading(
+        f"{scan.name}: {len(scan.layers)} of {scan.n_model_layers} layers x {model['ffn_dim']} neurons"
+    )
+    text.append(
+        f"\n{scan.tokens:,} tokens run ({scan.corpus_tokens:,} of the corpus, the rest BOS and "
+        f"separators) in {scan.sequences:,} sequences, {scan.full_sequences:,} of them full "
+        f"({manifest['settings']['context']} positions)",
+        style="not bold",
+    )
+    domains = ", ".join(f"{name} {tokens:,}" for name, tokens in scan.domain_tokens.items())
+    text.append(f"\ndomains: {domains}", style="not bold")
+    left_out = {
+        name.replace("_", " "): value
+        for name, value in manifest["corpus"].get("left_out", {}).items()
+        if value
+    }
+    said = ", ".join(f"{name} {_plain(value)}" for name, value in left_out.items()) or "nothing"
+    text.append(f"\nleft out: {said}", style="not bold")
+    return text
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{k} {_plain(v)}" for k, v in value.items()) + ")"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _layers(scan: Any) -> Table:
+    orders = scan.manifest["settings"]["ngrams"]
+    names = {1: "token", 2: "bigram", 3: "trigram"}
+    table = Table(title=None, header_style="bold", box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("layer", justify="right")
+    for name in ("alive", "dead", "dead %", "proven dead", "mean frequency of alive %"):
+        table.add_column(name, justify="right")
+    for n in orders:
+        table.add_column(f"{names.get(n, f'{n}-gram')} detectors (supported)", justify="right")
+    table.add_column("positional", justify="right")
+    detected = {n: _columns(scan.detected(n)) for n in orders}
+    positional = np.bincount(
+        np.array(_columns(scan.positional())["layer"], dtype=np.int64),
+        minlength=scan.n_model_layers,
+    )
+    dead, frequency = scan.dead, scan.frequency
+    for row, layer in enumerate(scan.layers):
+        alive = ~dead[row]
+        mean = 100 * frequency[row][alive].mean() if alive.any() else float("nan")
+        cells = [
+            str(layer),
+            f"{int(alive.sum()):,}",
+            f"{int(dead[row].sum()):,}",
+            f"{100 * dead[row].mean():.1f}",
+            f"{int(scan.provably_dead[row].sum()):,}",
+            f"{mean:.2f}",
+        ]
+        cells += [
+            f"{detected[n]['detectors'][row]:,} ({detected[n]['supported'][row]:,})" for n in orders
+        ]
+        table.add_row(*cells, f"{int(positional[layer]):,}")
+    return table
+
+
+def _detectors(scan: Any, n: int) -> list[RenderableType]:
+    found = _columns(scan.detectors(n=n))
+    size = len(found["layer"])
+    held = int(supported(found).sum()) if size else 0
+    expected = scan.expected_detectors(n)
+    what = {1: "token", 2: "bigram", 3: "trigram"}.get(n, f"{n}-gram")
+    text = _heading(f"{size:,} {what} detectors, {held:,} of them supported")
+    text.append(
+        f"\nneurons with as many fires at random positions would make "
+        f"{expected.total:,.1f} ± {expected.total_error:.1f}, "
+        f"{expected.total_supported:,.1f} ± {expected.total_supported_error:.1f} of them supported",
+        style="not bold",
+    )
+    lower = int(covering.lower_half(found["layer"], scan.n_model_layers).sum()) if size else 0
+    text.append(f"\nin the lower half of the layers: {lower:,}", style="not bold")
+    blocks: list[RenderableType] = [text]
+    if not size:
+        return blocks
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("neuron", justify="right")
+    table.add_column("fires", justify="right")
+    table.add_column("support %", justify="right")
+    table.add_column("detects")
+    support = np.array(found["support"]) / np.maximum(found["ngram_fires"], 1)
+    order = sorted(range(size), key=lambda i: (-found["support"][i], found["layer"][i]))
+    for i in order[:MOST_DETECTORS]:
+        strings = found["strings"][i] or [str(ids) for ids in found["covered"][i]]
+        shown = "  ".join(visible(string) for string in strings[:MOST_NGRAMS])
+        more = len(strings) - MOST_NGRAMS
+        table.add_row(
+            f"{found['layer'][i]}.{found['neuron'][i]}",
+            f"{found['fires'][i]:,}",
+            f"{100 * support[i]:.0f}",
+            Text(shown + (f"  and {more} more" if more > 0 else ""), overflow="ellipsis"),
+        )
+    blocks.append(table)
+    if size > MOST_DETECTORS:
+        blocks.append(Text(f"... and {size - MOST_DETECTORS:,} more", style="dim"))
+    return blocks
+
+
+def _positional(scan: Any) -> list[RenderableType]:
+    found = _columns(scan.positional())
+    size = len(found["layer"])
+    text = _heading(f"{size:,} positional neurons (I > 0.05 nats)")
+    context = scan.manifest["settings"]["context"]
+    if scan.full_sequences < 50:
+        text.append(
+            f"\nonly {scan.full_sequences} full sequences: their class stays open below 50",
+            style="not bold",
+        )
+    if context != PAPER_CONTEXT:
+        text.append(
+            f"\nthe threshold was set at {PAPER_CONTEXT} positions, this context has {context}",
+            style="not bold",
+        )
+    kinds: dict[str, int] = {}
+    for kind, strength in zip(found["type"], found["strength"], strict=True):
+        if kind is not None:
+            kinds[f"{strength} {kind}"] = kinds.get(f"{strength} {kind}", 0) + 1
+    if kinds:
+        listed = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        text.append(f"\n{listed}", style="not bold")
+    order = sorted(range(size), key=lambda i: -found["mi"][i])[:5]
+    if order:
+        best = ", ".join(
+            f"{found['layer'][i]}.{found['neuron'][i]} ({found['mi'][i]:.2f})" for i in order
+        )
+        text.append(f"\nmost: {best}", style="not bold")
+    return [text]
+
+
+def _suppression(scan: Any) -> list[RenderableType]:
+    shares = scan.suppression_shares(1)
+    number = int(shares["detectors"][0])
+    text = _heading("Do token detectors push their own tokens down?")
+    if not number:
+        text.append("\nno token detector to ask", style="not bold")
+        return [text]
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2))
+    table.add_column(f"share of {number:,} detectors")
+    for name in ("own triggers", "random tokens", "tokens as frequent"):
+        table.add_column(name, justify="right")
+    for i, criterion in enumerate(shares["criterion"]):
+        said = {"mean": "mean score < 0", "majority": "most scores < 0", "all": "all scores < 0"}
+        measure = "" if shares["measure"][i] == "raw" else ", centred"
+        table.add_row(
+            said[criterion] + measure,
+            *(f"{100 * shares[who][i]:.0f} %" for who in ("triggers", "random", "matched")),
+        )
+    return [text, table]
+
+
+def _numeric(scan: Any) -> Text:
+    numeric = scan.manifest["numeric"]
+    text = _heading(f"numeric mode {numeric['mode']}")
+    flips = numeric["flips"]
+    if not flips:
+        why = "none to count" if numeric["mode"] == "float32" else "not counted (flip_sample=0)"
+        text.append(f", flips: {why}", style="not bold")
+        return text
+    gained = max(flips.values(), key=lambda layer: float(layer["gained_share"]))
+    lost = max(flips.values(), key=lambda layer: float(layer["lost_share"]))
+    text.append(
+        f"; against float32 on the first tokens, worst layer: fires gained "
+        f"{100 * gained['gained_share']:.2f} %, lost {100 * lost['lost_share']:.2f} % of fires",
+        style="not bold",
+    )
+    for name in ("dead", "detectors"):
+        plus = sum(layer[f"{name}_gained"] for layer in flips.values())
+        minus = sum(layer[f"{name}_lost"] for layer in flips.values())
+        text.append(
+            f"\non that sample {name}: {plus} more, {minus} fewer than in float32", style="not bold"
+        )
+    return text
+
+
+def _cost(scan: Any) -> Text:
+    timing, plan = scan.manifest["timing"], scan.manifest["plan"]
+    peak = timing.get("peak_resident_bytes")
+    return Text(
+        f"\n{timing['total_s']:.0f} s in all, {timing['tokens_per_s']:,.0f} tokens/s through the "
+        f"layers; peak memory {(peak or 0) / 1e6:,.0f} MB "
+        f"(predicted {plan['predicted_peak_bytes'] / 1e6:,.0f}); residual in {plan['residual']}, "
+        f"bits in {plan['mask']}"
+    )
+
+
+def neuron(scan: Any, name: str) -> list[RenderableType]:
+    """Return everything known of one neuron."""
+    found = scan.neuron(name)
+    role = {0: "no detector", 1: "token detector", 2: "bigram detector", 3: "trigram detector"}
+    said = [role.get(found["role"], f"{found['role']}-gram detector")]
+    if found["dead"]:
+        said = ["dead, proven" if found["provably_dead"] else "dead"]
+    if found["provably_on"]:
+        said.append("always on, proven")
+    if found["positional"]:
+        said.append(f"positional: {found['positional_strength']} {found['positional_type']}")
+    text = _heading(f"neuron {found['layer']}.{found['neuron']}: {', '.join(said)}")
+    text.append(
+        f"\nfires {found['fires']:,} times, {100 * found['frequency']:.3f} % of positions "
+        f"({found['bos_fires']:,} at BOS, {found['separator_fires']:,} at separators)",
+        style="not bold",
+    )
+    domains = ", ".join(
+        f"{domain} {100 * share:.3f} %" for domain, share in found["domain_frequency"].items()
+    )
+    text.append(f"\nby domain: {domains}", style="not bold")
+    text.append(
+        f"\nz at most {found['z_max']:.3f} here, between {found['z_inf']:.2f} and "
+        f"{found['z_sup']:.2f} on any input",
+        style="not bold",
+    )
+    blocks: list[RenderableType] = [text]
+    for n, rows in found["ngrams"].items():
+        blocks += _listed_ngrams(found, n, rows)
+    blocks += _curve(scan, found)
+    for side in ("promoted", "suppressed"):
+        tokens = "  ".join(f"{visible(token)} {score:+.2f}" for token, score in found[side])
+        blocks.append(_heading(side).append(f"\n{tokens}", style="not bold"))
+    if found["contexts"]:
+        blocks.append(_heading("contexts (a sample of firing positions)"))
+    for context in found["contexts"][:MOST_CONTEXTS]:
+        line = Text(f"{context['domain']} @{context['position']}  ", style="dim", no_wrap=True)
+        line.append(visible(context["before"])[-48:], style="not dim")
+        line.append(visible(context["token"]), style="bold reverse not dim")
+        line.append(visible(context["after"])[:24], style="not dim")
+        blocks.append(line)
+    return blocks
+
+
+def _listed_ngrams(found: dict[str, Any], n: int, rows: list[dict[str, Any]]) -> list[Any]:
+    fires, number = found[f"ngram_fires_{n}"], found[f"coverage_{n}"]
+    if not fires:
+        return []
+    what = {1: "tokens", 2: "bigrams", 3: "trigrams"}.get(n, f"{n}-grams")
+    head = _heading(f"{number:,} {what} cover 95 % of {fires:,} fires")
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2))
+    for name in ("", "fires", "of fires %", "occurs", "precision %"):
+        table.add_column(name, justify="left" if not name else "right")
+    for row in rows[:MOST_NGRAMS]:
+        strings = [
+            visible(s) if s is not None else f"#{token}"
+            for s, token in zip(row["strings"], row["tokens"], strict=True)
+        ]
+        table.add_row(
+            Text("|".join(strings)),
+            f"{row['fires']:,}",
+            f"{100 * row['fires'] / fires:.1f}",
+            f"{row['occurrences']:,}",
+            f"{100 * row['precision']:.1f}",
+        )
+    return [head, table]
+
+
+def _curve(scan: Any, found: dict[str, Any]) -> list[RenderableType]:
+    if not scan.full_sequences:
+        return []
+    head = _heading(f"firing frequency by position, I = {found['mi']:.4f} nats")
+    head.append(f" (bias {found['mi_bias']:.4f})", style="not bold")
+    curve = np.asarray(found["position_fires"]) / scan.full_sequences
+    return [head, Text(plot(curve))]
+
+
+def detecting(scan: Any, text: str) -> list[RenderableType]:
+    """Return the detectors of a token or n-gram."""
+    found = _columns(scan.which(text))
+    if not found["layer"]:
+        return [
+            Text(f"no neuron detects {visible(text)!r}; spaces count: try {' ' + text.strip()!r}")
+        ]
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2))
+    for name in ("neuron", "n", "fires", "share of fires on its n-grams %"):
+        table.add_column(name, justify="right")
+    for i in range(len(found["layer"])):
+        table.add_row(
+            f"{found['layer'][i]}.{found['neuron'][i]}",
+            str(found["n"][i]),
+            f"{found['fires'][i]:,}",
+            f"{100 * found['coverage'][i]:.1f}",
+        )
+    return [table]

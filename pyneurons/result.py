@@ -1,0 +1,372 @@
+"""The arrays and tables of a run, and the directory that holds them.
+
+=============================  ====================================================================
+``manifest.json``              settings, model, corpus, numeric mode, plan, timing; written last
+``counts-LLL.safetensors``     one per layer: integer counters, bounds, histograms of n-gram counts
+``corpus.safetensors``         token ids, sequence starts and domains, n-gram spectra
+``neurons.parquet``            one row per neuron
+``ngrams.parquet``             layer, neuron, n, t0.., fires, occurrences, rank, covered, complete
+``suppression.parquet``        one row per (detector, trigger): scores, ranks, baselines
+``vocabulary.parquet``         top and bottom tokens of each neuron's update
+``examples.parquet``           a bounded deterministic sample of firing positions
+``tokens.parquet``             id, string, count
+=============================  ====================================================================
+
+Counters are written in the narrowest unsigned type that holds them and read back as int64.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pyneurons.errors import InputError, IntegrityError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+FORMAT = 1
+Columns = dict[str, Any]
+
+_SIGNED_ON_DISK = frozenset({"first_fire"})
+_TABLES = ("ngrams", "suppression", "vocabulary", "examples", "neurons", "tokens")
+
+
+def narrowest(values: np.ndarray) -> np.ndarray:
+    """Return integer ``values`` in the narrowest unsigned dtype that holds them all."""
+    if values.dtype.kind not in "iu":
+        return values
+    top = int(values.max()) if values.size else 0
+    if values.size and int(values.min()) < 0:
+        message = f"a counter is negative ({int(values.min())}): counters only grow"
+        raise IntegrityError(message)
+    for dtype in (np.uint8, np.uint16, np.uint32):
+        if top <= np.iinfo(dtype).max:
+            return values.astype(dtype)
+    return values.astype(np.uint64)
+
+
+def _arrow(values: Any) -> pa.Array:
+    if not isinstance(values, np.ndarray):
+        return pa.array(values)
+    if isinstance(values, np.ma.MaskedArray):
+        return pa.array(values.data, mask=np.ma.getmaskarray(values))
+    if values.dtype == object:
+        return pa.array(values.tolist(), type=pa.string())
+    if values.ndim == 2:
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    return pa.array(values)
+
+
+def table(columns: Mapping[str, Any]) -> pa.Table:
+    """Make an Arrow table of columns.
+
+    A 2-d array becomes a fixed-size list, an array of objects a column of strings and nulls, a
+    masked array a column with nulls.
+    """
+    return pa.table({name: _arrow(values) for name, values in columns.items()})
+
+
+def columns_of(arrow: pa.Table) -> Columns:
+    """Return NumPy columns of an Arrow table (lists stay Python lists)."""
+    out: Columns = {}
+    for name in arrow.column_names:
+        column = arrow.column(name).combine_chunks()
+        if pa.types.is_fixed_size_list(column.type):
+            width = column.type.list_size
+            out[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        elif pa.types.is_list(column.type) or pa.types.is_string(column.type):
+            out[name] = column.to_pylist()
+        else:
+            out[name] = column.to_numpy(zero_copy_only=False)
+    return out
+
+
+def counts_file(layer: int) -> str:
+    """Return the name of a layer's file of counters."""
+    return f"counts-{layer:03d}.safetensors"
+
+
+def bits_file(layer: int) -> str:
+    """Return the name of the file that holds a layer's bits, where they were kept."""
+    return f"bits-{layer:03d}.npy"
+
+
+class _StripShape(Protocol):
+    @property
+    def strips(self) -> int: ...
+
+    @property
+    def strip_words(self) -> int: ...
+
+
+class _Strips(Protocol):
+    """What `RunWriter.write_bits` asks of a mask (`pyneurons.engine.mask`)."""
+
+    @property
+    def shape(self) -> _StripShape: ...
+
+    def strip(self, strip: int) -> np.ndarray: ...
+
+
+class RunWriter:
+    """Writes a run beside its final place and moves it there when it is complete.
+
+    What stands at the final place already is touched only by `finish`, so a run that fails, or is
+    stopped, costs nothing that was finished before.
+    """
+
+    def __init__(self, directory: Path, *, overwrite: bool) -> None:
+        self.directory = directory
+        self._overwrite = overwrite
+        check_out(directory, overwrite=overwrite)
+        self.staging = directory.with_name(f".{directory.name}.partial")
+        if self.staging.exists():
+            shutil.rmtree(self.staging)
+        self.staging.mkdir(parents=True)
+        self._writers: dict[str, pq.ParquetWriter] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close_tables()
+        if self.staging.exists():
+            shutil.rmtree(self.staging)
+
+    def write_layer(self, layer: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the counters of one layer."""
+        stored = {
+            name: np.ascontiguousarray(values if name in _SIGNED_ON_DISK else narrowest(values))
+            for name, values in arrays.items()
+        }
+        save_file(stored, self.staging / counts_file(layer))
+
+    def write_corpus(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write token ids, sequences and n-gram spectra."""
+        save_file(
+            {name: np.ascontiguousarray(values) for name, values in arrays.items()},
+            self.staging / "corpus.safetensors",
+        )
+
+    def write_bits(self, layer: int, rows: int, mask: _Strips) -> None:
+        """Write the bits of one layer as ``bits-LLL.npy``, uint32 [strips, N, strip_words]."""
+        shape = (mask.shape.strips, rows, mask.shape.strip_words)
+        with (self.staging / bits_file(layer)).open("wb") as file:
+            header = {"descr": "<u4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for strip in range(mask.shape.strips):
+                file.write(np.ascontiguousarray(mask.strip(strip)).data)
+
+    def append(self, name: str, columns: Mapping[str, Any]) -> None:
+        """Append rows (one row group) to the table ``name``."""
+        if name not in _TABLES:
+            message = f"no table is called {name!r}; tables: {', '.join(_TABLES)}"
+            raise InputError(message)
+        rows = table(columns)
+        if name not in self._writers:
+            path = self.staging / f"{name}.parquet"
+            self._writers[name] = pq.ParquetWriter(path, rows.schema, compression="zstd")
+        self._writers[name].write_table(rows.cast(self._writers[name].schema))
+
+    def _close_tables(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def view(self, manifest: Mapping[str, Any]) -> Run:
+        """Close the tables and read what was written so far, before the run is finished."""
+        self._close_tables()
+        return Run(self.staging, dict(manifest))
+
+    def finish(self, manifest: Mapping[str, Any]) -> Run:
+        """Write the manifest and move the run to its place."""
+        self._close_tables()
+        text = json.dumps(manifest, indent=1, allow_nan=False)
+        (self.staging / "manifest.json").write_text(text + "\n", encoding="utf-8")
+        check_out(self.directory, overwrite=self._overwrite)
+        if self.directory.exists():
+            replaced = self.directory.with_name(f".{self.directory.name}.replaced")
+            if replaced.exists():
+                shutil.rmtree(replaced)
+            self.directory.rename(replaced)
+            self.staging.rename(self.directory)
+            shutil.rmtree(replaced)
+        else:
+            self.staging.rename(self.directory)
+        return Run.open(self.directory)
+
+
+def check_out(directory: Path, *, overwrite: bool) -> None:
+    """Refuse a place that holds something, unless it is a run that may be replaced."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        message = f"out: {directory} is a file; name a new directory"
+        raise InputError(message)
+    if not any(directory.iterdir()):
+        return
+    is_run = (directory / "manifest.json").exists()
+    if not overwrite:
+        what = "a finished run" if is_run else "files"
+        message = f"out: {directory} exists already and holds {what}; name another directory"
+        message += " or pass overwrite=True (--overwrite)" if is_run else ""
+        raise InputError(message)
+    if not is_run:
+        message = f"out: {directory} holds files that are not a run; it is not overwritten"
+        raise InputError(message)
+
+
+class Run:
+    """A finished run, read lazily from its directory."""
+
+    def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.layers: list[int] = list(manifest["layers"])
+        self.ngram_orders: list[int] = list(manifest["settings"]["ngrams"])
+        self.domains: list[str] = list(manifest["corpus"]["domains"])
+        self.n_neurons: int = manifest["model"]["ffn_dim"]
+        self.context: int = manifest["settings"]["context"]
+        self._cache: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Run:
+        """Open a run directory; refuse what is not one, or was written by a newer version."""
+        directory = Path(directory)
+        path = directory / "manifest.json"
+        if not path.exists():
+            message = f"{directory} is not a finished run: it has no manifest.json"
+            raise InputError(message)
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            message = f"{path}: not valid JSON ({error}); the run directory is damaged"
+            raise IntegrityError(message) from error
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            message = (
+                f"{path}: format {manifest.get('format') if isinstance(manifest, dict) else '?'}"
+            )
+            message += f", this version reads format {FORMAT}"
+            raise InputError(message)
+        run = cls(directory, manifest)
+        for layer in run.layers:
+            if not (directory / counts_file(layer)).exists():
+                message = f"{directory} lacks {counts_file(layer)}: the run directory is damaged"
+                raise IntegrityError(message)
+        return run
+
+    def _read(self, file: str, name: str) -> np.ndarray:
+        path = self.directory / file
+        try:
+            with safe_open(path, framework="numpy") as opened:
+                values: np.ndarray = opened.get_tensor(name)
+        except SafetensorError as error:
+            message = f"{path}: no readable array {name!r} ({error})"
+            raise InputError(message) from error
+        return values
+
+    def layer_array(self, layer: int, name: str) -> np.ndarray:
+        """Return one array of one layer (absolute id); unsigned counters come back as int64."""
+        if layer not in self.layers:
+            message = f"layer {layer} was not scanned; scanned layers: {self.layers}"
+            raise InputError(message)
+        values = self._read(counts_file(layer), name)
+        return values.astype(np.int64) if values.dtype.kind == "u" else values
+
+    def array(self, name: str) -> np.ndarray:
+        """Return one array of every scanned layer, stacked: [L, ...]."""
+        if name not in self._cache:
+            self._cache[name] = np.stack([self.layer_array(layer, name) for layer in self.layers])
+        cached: np.ndarray = self._cache[name]
+        return cached
+
+    def bits(self, layer: int) -> np.ndarray:
+        """Return the bits of one layer, bool [N, F]; needs a scan with ``keep_bits=True``."""
+        path = self.directory / bits_file(layer)
+        if not path.exists():
+            message = f"the bits of layer {layer} were not kept; scan with keep_bits=True"
+            raise InputError(message)
+        words = np.load(path, mmap_mode="r", allow_pickle=False)
+        bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=2, bitorder="little")
+        return np.concatenate(list(bits), axis=1)[:, : self.n_neurons].astype(np.bool_)
+
+    def histogram(self, layer: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (offsets [F+1], count, number): how many n-grams have which count, per neuron."""
+        self.check_order(n)
+        offsets, count, number = (
+            self.layer_array(layer, f"histogram_{n}_{part}")
+            for part in ("offsets", "count", "number")
+        )
+        return offsets, count, number
+
+    def check_order(self, n: int) -> None:
+        """Refuse an n-gram order that was not scanned."""
+        if n not in self.ngram_orders:
+            message = f"n = {n} was not scanned; scanned orders: {self.ngram_orders}"
+            raise InputError(message)
+
+    def corpus_array(self, name: str) -> np.ndarray:
+        """Return an array of ``corpus.safetensors``."""
+        if f"corpus/{name}" not in self._cache:
+            self._cache[f"corpus/{name}"] = self._read("corpus.safetensors", name)
+        cached: np.ndarray = self._cache[f"corpus/{name}"]
+        return cached
+
+    def spectrum(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (occurrences, number): how many distinct n-grams occur how often."""
+        self.check_order(n)
+        return (
+            self.corpus_array(f"spectrum_{n}_occurrences").astype(np.int64),
+            self.corpus_array(f"spectrum_{n}_number").astype(np.int64),
+        )
+
+    def table(self, name: str, **equal: Any) -> pa.Table:
+        """Return a stored table, only the rows whose columns equal the values given."""
+        path = self.directory / f"{name}.parquet"
+        if not path.exists():
+            message = f"{self.directory} holds no table {name!r}"
+            raise InputError(message)
+        condition = None
+        for column, value in equal.items():
+            term = pc.field(column) == value
+            condition = term if condition is None else condition & term
+        return pq.read_table(path, filters=condition)
+
+    @property
+    def strings(self) -> list[str | None]:
+        """The string of every token id; None where the tokenizer has no entry."""
+        if "strings" not in self._cache:
+            self._cache["strings"] = self.table("tokens").column("string").to_pylist()
+        cached: list[str | None] = self._cache["strings"]
+        return cached
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+        """Copy the run to another directory."""
+        directory = Path(directory)
+        check_out(directory, overwrite=overwrite)
+        if directory.exists():
+            shutil.rmtree(directory)
+        shutil.copytree(self.directory, directory)
+        return directory
+
+
+def token_strings(strings: Sequence[str | None], ids: Sequence[int]) -> list[str | None]:
+    """Return the strings of ``ids``."""
+    return [strings[token] if token < len(strings) else None for token in ids]

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from pyneurons import _core, _env, backends
+
+CPP = ("cpp:scalar", "cpp:avx2", "cpp:avx512")
+
+
+def pytest_configure() -> None:
+    unknown = sorted(_env.required_backends() - set(backends.names()))
+    if unknown:
+        message = f"PYNEURONS_REQUIRE_BACKENDS names {', '.join(unknown)}, which do not exist"
+        raise pytest.UsageError(message)
+
+
+def pytest_report_header() -> str:
+    reason = backends.why_not("cpp")
+    isa = backends.resolve("cpp").isa if reason is None else f"none ({reason})"
+    required = ",".join(sorted(_env.required_backends())) or "none"
+    return f"pyneurons: isa={isa} of {','.join(_core.isas())}; required backends: {required}"
+
+
+def _available(name: str) -> str:
+    """The name, where the backend runs; a skip must not pass for a test that was asked for."""
+    reason = backends.why_not(name)
+    if reason is not None:
+        if name in _env.required_backends():
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return name
+
+
+@pytest.fixture(params=["reference", *CPP])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every backend in turn: one body of a test for all of them."""
+    return _available(request.param)
+
+
+@pytest.fixture(params=CPP)
+def cpp_backend(request: pytest.FixtureRequest) -> str:
+    """Every instruction set in turn, for what the reference is too slow for."""
+    return _available(request.param)
