@@ -17,6 +17,8 @@ from pyneurons.errors import InputError, PyneuronsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyneurons._scanned import Scan
+
 app = typer.Typer(
     name="pyneurons",
     help="On which tokens of a corpus does each feed-forward neuron of an OPT model fire?",
@@ -99,7 +101,7 @@ def _numbers(text: str | None, option: str) -> list[int] | None:
     return numbers
 
 
-def _finish(scan: _scan.Scan, *, figures: bool) -> None:
+def _finish(scan: Scan, *, figures: bool) -> None:
     from pyneurons.report import text
 
     console = Console()
@@ -180,8 +182,6 @@ def scan_command(
     list_limit: Annotated[
         int, typer.Option(help="Covering number up to which all n-grams are listed.")
     ] = 200,
-    coverage: Annotated[str, typer.Option(help="Share of fires that n-grams must cover.")] = "0.95",
-    precision: Annotated[str, typer.Option(help="Share of occurrences that must fire.")] = "0.95",
     flip_sample: Annotated[
         int, typer.Option(help="Tokens repeated in float32 to count flips; 0: none.")
     ] = _scan.FLIP_SAMPLE,
@@ -219,8 +219,6 @@ def scan_command(
         shuffle_seed=shuffle_seed,
         errors=errors,
         list_limit=list_limit,
-        coverage=coverage,
-        precision=precision,
         flip_sample=flip_sample,
         projection=projection,
         residual=residual,

@@ -67,7 +67,8 @@ def pack(fires: Bools) -> Words:
     padded = np.zeros((rows, words, 32), dtype=np.uint64)
     padded.reshape(rows, words * 32)[:, :neurons] = fires
     weights = np.uint64(1) << np.arange(32, dtype=np.uint64)
-    return (padded * weights).sum(axis=2, dtype=np.uint64).astype(np.uint32)
+    mask: Words = (padded * weights).sum(axis=2, dtype=np.uint64).astype(np.uint32)
+    return mask
 
 
 def unpack(mask: Words, neurons: int) -> Bools:
@@ -207,8 +208,8 @@ def ngram_triggers(
             lists[neuron].append((segment, int(count[neuron])))
     check_triggers(np.array([len(one) for one in lists], dtype=np.int64), offsets)
     for neuron, one in enumerate(lists):
-        for k, (segment, count_of) in enumerate(one, start=int(offsets[neuron])):
-            segment_of[k] = segment
+        for k, (listed, count_of) in enumerate(one, start=int(offsets[neuron])):
+            segment_of[k] = listed
             fires[k] = count_of
 
 

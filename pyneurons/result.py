@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 Columns = dict[str, Any]
+Table = pa.Table
 
 _SIGNED_ON_DISK = frozenset({"first_fire"})
 _TABLES = ("ngrams", "suppression", "vocabulary", "examples", "neurons", "tokens")

@@ -64,9 +64,12 @@ class Case:
     owner: Any
     context: int
 
-    def without_bos(self) -> list[Any]:
-        """Return the sequences as documents: a scan by document puts BOS back."""
-        return [sequence[1:] for sequence in split(self.ids, self.starts)]
+    def padded(self) -> Any:
+        """Return the sequences as rows of a file, ids of padding behind the short ones."""
+        padded = np.ones((len(self.starts) - 1, self.context), dtype=np.int32)
+        for row, sequence in zip(padded, split(self.ids, self.starts), strict=True):
+            row[: len(sequence)] = sequence
+        return padded
 
 
 # ----- the oracle itself, by hand ----------------------------------------------------------------
@@ -312,9 +315,7 @@ def test_a_scan_of_some_layers_speaks_in_absolute_ids(case: Case) -> None:
     last = case.scan.layers[-1]
     alone = pyneurons.scan(
         case.directory,
-        {"all": [ids.tolist() for ids in case.without_bos()]},
-        context=case.context,
-        packing="document",
+        saved(case.directory, {"all": case.padded()})["all"],
         dtype="float32",
         layers=[last],
         keep_bits=True,

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import inputs
 import numpy as np
 import pytest
 import torch
 
+import inputs
 from pyneurons import _core, ops, reference
 from pyneurons.backends import cpp
 from pyneurons.errors import NonFiniteError
@@ -12,6 +12,15 @@ from pyneurons.errors import NonFiniteError
 DTYPES = (torch.float32, torch.bfloat16)
 ROWS = (0, 1, 3, cpp.FFN_ROWS - 1, cpp.FFN_ROWS, cpp.FFN_ROWS + 1, 2 * cpp.FFN_ROWS + 5)
 POISON = 0xDEADBEEF
+
+
+@pytest.fixture(autouse=True)
+def one_thread_of_torch():
+    """As in the engine; and several would wait for one another on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Block:
@@ -78,10 +87,7 @@ def test_equals_plain_loops(backend, dtype):
     fc2, bias2 = block.fc2.tolist(), block.bias2.tolist()
     most = [-np.inf] * 6
     for row in range(5):
-        z = [
-            sum(x[row][d] * fc1[f][d] for d in range(4)) + bias1[f]
-            for f in range(6)
-        ]
+        z = [sum(x[row][d] * fc1[f][d] for d in range(4)) + bias1[f] for f in range(6)]
         most = [max(a, b) for a, b in zip(most, z, strict=True)]
         word = sum(2**f for f in range(6) if z[f] > 0)
         assert block.mask.view[0, row, 0] == word
@@ -188,33 +194,28 @@ def test_strips_may_lie_apart(backend):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(("row", "neuron"), [(0, 0), (3, 40), (cpp.FFN_ROWS + 2, 99)])
-def test_non_finite_pre_activations_are_named(backend, dtype, value, row, neuron):
+def test_sums_that_overflow_are_named(backend, dtype, sign, row, neuron):
     block = Block(cpp.FFN_ROWS + 4, 4, 100, 3, dtype)
     block.x[:, 0] = 0
-    block.x[row:, 0] = 1
-    block.bias1[neuron] = 0
-    block.fc1[neuron, 0] = value
-    # A weight of infinity times 0 is NaN, so the first row in question has to be the first at all.
-    block.x[:row, 0] = 0
-    if row > 0:
-        block.fc1[neuron, 0] = 0
-        block.x[row, 1] = value
-        block.fc1[:, 1] = 0
-        block.fc1[neuron, 1] = 1
-    first = 0 if row > 0 else neuron
-    with pytest.raises(NonFiniteError, match=f"neuron {first} on row {row} is not finite"):
+    block.x[row:, 0] = 3e38
+    block.fc1[:, 0] = 0
+    block.fc1[neuron:, 0] = sign * 3e38
+    with pytest.raises(NonFiniteError, match=f"neuron {neuron} on row {row} is not finite"):
         block.run(backend)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_sums_that_overflow_stop_the_run(backend, dtype):
-    block = Block(3, 2, 40, 3, dtype)
-    block.x.fill_(3e38)
-    block.fc1.zero_()
-    block.fc1[17] = 1
-    with pytest.raises(NonFiniteError, match="neuron 17 on row 0"):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_non_finite_inputs_and_weights_are_named(backend, dtype, value):
+    block = Block(9, 4, 100, 3, dtype)
+    block.x[6, 2] = value
+    with pytest.raises(NonFiniteError, match="on row 6 is not finite"):
+        block.run(backend)
+    block = Block(9, 4, 100, 3, dtype)
+    block.bias1[77] = value
+    with pytest.raises(NonFiniteError, match="neuron 77 on row 0 is not finite"):
         block.run(backend)
 
 
@@ -284,12 +285,12 @@ def test_rounding_is_that_of_torch(cpp_backend, dtype):
 
 def epilogue(z, isa, threads=1):
     rows, neurons = z.shape
-    mask = inputs.Guarded((*ops.strip_shape(neurons)[:1], rows, ops.strip_shape(neurons)[1]), np.uint32, POISON)
+    strips, strip_words = ops.strip_shape(neurons)
+    mask = inputs.Guarded((strips, rows, strip_words), np.uint32, POISON)
     z_max = inputs.Guarded((neurons,), np.float32, -np.inf)
     wrong = _core.ffn_epilogue(z, mask.view, z_max.view, isa, threads)
     assert mask.intact()
     assert z_max.intact()
-    strips, _, strip_words = mask.view.shape
     flat = mask.view.transpose(1, 0, 2).reshape(rows, strips * strip_words)
     return reference.unpack(flat, neurons), z_max.view, wrong
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import inputs
 import numpy as np
 import pytest
 
+import inputs
 from pyneurons import ops, reference
 
 

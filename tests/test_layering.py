@@ -27,7 +27,7 @@ LEFT = {
     "observers": 6,
     "engine": 7,
 }
-RIGHT = {"analysis": 2, "report": 3}
+RIGHT = {"analysis": 2, "report": 3, "_scanned": 4}
 TOP = {"_scan": 8, "__init__": 9, "cli": 10, "__main__": 11}
 RANKS = GROUND | LEFT | RIGHT | TOP
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
-import inputs
 import numpy as np
 import pytest
 
+import inputs
 from pyneurons import ops, reference
 from pyneurons.errors import IntegrityError
 
@@ -27,9 +28,9 @@ def cover(mask, order, segments, fires, bins, backend, threads=1, start=0):
 def expect(fires, order, segments, bins):
     """The same from the counts of all segments, singletons read like any other."""
     visited = fires[order].astype(np.int64)
-    counts = np.array(
-        [visited[a:b].sum(axis=0) for a, b in zip(segments[:-1], segments[1:], strict=True)]
-    ).reshape(len(segments) - 1, fires.shape[1])
+    counts = np.array([visited[a:b].sum(axis=0) for a, b in itertools.pairwise(segments)]).reshape(
+        len(segments) - 1, fires.shape[1]
+    )
     lengths = np.diff(segments)
     histogram = np.zeros((bins + 1, fires.shape[1]), dtype=np.int64)
     for count in counts[lengths <= bins]:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
-import inputs
 import numpy as np
 import pytest
 
+import inputs
 from pyneurons import ops, reference
 from pyneurons.errors import IntegrityError
 
@@ -14,9 +15,9 @@ NOTHING = 2**62
 
 def counts_of(fires, order, segments):
     visited = fires[order].astype(np.int64)
-    return np.array(
-        [visited[a:b].sum(axis=0) for a, b in zip(segments[:-1], segments[1:], strict=True)]
-    ).reshape(len(segments) - 1, fires.shape[1])
+    return np.array([visited[a:b].sum(axis=0) for a, b in itertools.pairwise(segments)]).reshape(
+        len(segments) - 1, fires.shape[1]
+    )
 
 
 def offsets_of(counts, threshold):
@@ -43,7 +44,7 @@ def list_triggers(mask, order, segments, threshold, offsets, backend, threads=1)
 
 
 def check(counts, threshold, segment_of, fires):
-    neuron, segment = np.nonzero(counts.T >= threshold[:, np.newaxis])
+    neuron, segment = np.nonzero(threshold[:, np.newaxis] <= counts.T)
     assert segment_of.tolist() == segment.tolist()
     assert fires.tolist() == counts[segment, neuron].tolist()
 

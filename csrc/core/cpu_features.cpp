@@ -1,5 +1,6 @@
 #include "pyneurons/cpu_features.hpp"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "kernel_table.hpp"
+#include "pyneurons/cpu_features.hpp"
 
 namespace pyneurons {
 namespace {

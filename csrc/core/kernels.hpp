@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "pyneurons/cpu_features.hpp"
 #include "pyneurons/ffn_epilogue.hpp"
+#include "pyneurons/isa.hpp"
 #include "pyneurons/matrix_view.hpp"
 
 /// What the files of one instruction set and the rest of the core say to each other.

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "pyneurons/cpu_features.hpp"
+#include "pyneurons/isa.hpp"
 
 #if !defined(__AVX2__) || !defined(__BMI2__) || defined(__AVX512F__)
 #  error "this file is compiled with the flags of avx2, and no more"

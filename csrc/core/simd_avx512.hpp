@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "pyneurons/cpu_features.hpp"
+#include "pyneurons/isa.hpp"
 
 #if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || \
     !defined(__AVX512VL__)

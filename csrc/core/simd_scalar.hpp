@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "pyneurons/cpu_features.hpp"
+#include "pyneurons/isa.hpp"
 
 #if defined(__AVX__)
 #  error "this file is for the baseline of the target"

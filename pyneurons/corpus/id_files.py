@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -69,7 +70,8 @@ def npy_layout(path: Path) -> Layout:
             else:
                 shape, fortran, dtype = npy_format.read_array_header_2_0(file)
             offset = file.tell()
-    except (ValueError, OSError) as error:
+    # What NumPy raises when its header is no dict of literals depends on where that goes wrong.
+    except (ValueError, TypeError, SyntaxError, RecursionError, TokenError, OSError) as error:
         message = f"{path}: not a readable .npy file: {error}"
         raise InputError(message) from error
     if dtype.kind not in "iu":

@@ -176,7 +176,7 @@ def index_bytes(tokens: int, n: int) -> tuple[int, int]:
     # At the second sort: its keys, its result and its work space, beside rows, bounds and ranks.
     # A hash path also ranks the n-grams by their tokens, of at most 4 bytes.
     hashed = 4 * n * tokens
-    return 20 * tokens + constant, 32 * tokens + hashed + constant
+    return 20 * tokens + constant, 24 * tokens + hashed + constant
 
 
 def _check_collisions(

@@ -30,7 +30,6 @@ from pyneurons.observers.position import PositionObserver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from fractions import Fraction
     from pathlib import Path
 
     from pyneurons._progress import Progress
@@ -50,8 +49,6 @@ class Settings:
     threads: int
     memory_bytes: int
     list_limit: int
-    share: Fraction
-    precision: Fraction
     flip_sample: int
     keep_bits: bool
     projection: str
@@ -164,8 +161,6 @@ class Engine:
                         corpus,
                         index,
                         list_limit=settings.list_limit,
-                        share=settings.share,
-                        precision=settings.precision,
                     )
                 )
                 self.progress.advance(1)

@@ -75,9 +75,10 @@ def resolve(model: str | Path) -> Path:
         If there is no such directory and no such model.
     """
     path = Path(model).expanduser()
-    if path.is_dir():
+    # An empty text is what an unset variable of a shell gives, not the directory at hand.
+    if str(model) and path.is_dir():
         return path
-    if path.exists():
+    if str(model) and path.exists():
         message = f"{path}: not a directory; give the one that holds config.json"
         raise InputError(message)
     if not isinstance(model, str) or not _HUB_ID.fullmatch(model):

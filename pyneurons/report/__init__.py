@@ -17,13 +17,14 @@ from pyneurons.report.source import Source, columns, orders, whole
 from pyneurons.report.style import Line, draw_sentence, legible, matplotlib, save
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from matplotlib.figure import Figure
 
 __all__ = ["Source", "write_figures"]
 
 _TABLE_ROWS: Final = 12
+_LONGEST_NAME: Final = 32
 _DETECTOR_FIGURES: Final = {1: ("03a", "03b"), 3: ("14a", "14b")}
 
 
@@ -87,24 +88,24 @@ def _figures(runs: Sequence[Source], names: Sequence[str]) -> Iterator[tuple[str
     ends = [f"-{_slug(name)}" if len(runs) > 1 else "" for name in names]
     for run, name, end in zip(runs, names, ends, strict=True):
         yield f"figure-02-token-coverage{end}", _coverage(run, name, 1)
-    with_n = {
-        n: [
-            _detection(run, name, n)
+    found = {
+        n: {
+            name: _detection(run, name, n)
             for run, name in zip(runs, names, strict=True)
-            if n in orders(run) and lower_half(run.layers, run.n_model_layers).any()
-        ]
+            if not _missing(run, name, n)
+        }
         for n in _DETECTOR_FIGURES
     }
-    yield from _detector_figures(with_n[1], 1)
+    yield from _detector_figures(list(found[1].values()), 1)
     for run, name, end in zip(runs, names, ends, strict=True):
-        yield f"figure-04-token-overlap{end}", _overlap(with_n[1], run, name, 1)
+        yield f"figure-04-token-overlap{end}", _overlap(found[1], run, name, 1)
         yield f"figure-05-detectors{end}", _table(run, name)
         yield from _positional_figures(run, name, end)
         yield f"figure-12-bigram-coverage{end}", _coverage(run, name, 2)
         yield f"figure-13-trigram-coverage{end}", _coverage(run, name, 3)
-    yield from _detector_figures(with_n[3], 3)
+    yield from _detector_figures(list(found[3].values()), 3)
     for run, name, end in zip(runs, names, ends, strict=True):
-        yield f"figure-15-trigram-overlap{end}", _overlap(with_n[3], run, name, 3)
+        yield f"figure-15-trigram-overlap{end}", _overlap(found[3], run, name, 3)
 
 
 def _line(run: Source, name: str, values: np.ndarray) -> Line:
@@ -120,8 +121,9 @@ def _alive_frequency(run: Source) -> np.ndarray:
 
 
 def _coverage(run: Source, name: str, n: int) -> Figure:
-    if n not in orders(run):
-        return draw_sentence(f"{legible(name)} was scanned without {figures_ngrams.name_of(n)}s.")
+    why = _missing(run, name, n)
+    if why:
+        return draw_sentence(why)
     lower = lower_half(run.layers, run.n_model_layers)
     counts = bucket_counts(run.coverage(n)[lower], ~np.asarray(run.dead)[lower])
     return figures_ngrams.draw_coverage(
@@ -151,27 +153,36 @@ def _detector_figures(
 ) -> Iterator[tuple[str, Figure]]:
     what = figures_ngrams.name_of(n)
     first, second = _DETECTOR_FIGURES[n]
+    if not runs:
+        none = f"No run was scanned with {what}s in the lower half of its layers."
+        yield f"figure-{first}-{what}-detectors", draw_sentence(none)
+        yield f"figure-{second}-detected-{what}s", draw_sentence(none)
+        return
     yield f"figure-{first}-{what}-detectors", figures_ngrams.draw_detectors(runs, n)
     yield f"figure-{second}-detected-{what}s", figures_ngrams.draw_detected(runs, n)
 
 
 def _overlap(
-    detections: Sequence[figures_ngrams.Detection], run: Source, name: str, n: int
+    found: Mapping[str, figures_ngrams.Detection], run: Source, name: str, n: int
 ) -> Figure:
-    own = [detection for detection in detections if detection.name == name]
-    if not own:
-        what = figures_ngrams.name_of(n)
-        return draw_sentence(
-            f"{legible(name)} was scanned without {what}s or without its lower half of layers."
-            if n in orders(run)
-            else f"{legible(name)} was scanned without {what}s."
-        )
-    return figures_ngrams.draw_overlap(own[0], n)
+    if name not in found:
+        return draw_sentence(_missing(run, name, n))
+    return figures_ngrams.draw_overlap(found[name], n)
+
+
+def _missing(run: Source, name: str, n: int) -> str:
+    """Return why a run has nothing to say about n-grams in its lower half of layers, or ""."""
+    if n not in orders(run):
+        return f"{legible(name)} was scanned without {figures_ngrams.name_of(n)}s."
+    if not lower_half(run.layers, run.n_model_layers).any():
+        return f"{legible(name)} was scanned without the lower half of its layers."
+    return ""
 
 
 def _table(run: Source, name: str) -> Figure:
-    if 1 not in orders(run):
-        return draw_sentence(f"{legible(name)} was scanned without tokens (n = 1).")
+    why = _missing(run, name, 1)
+    if why:
+        return draw_sentence(why)
     found = columns(run.detectors(1))
     layer, neuron, fires = (whole(found[field]) for field in ("layer", "neuron", "ngram_fires"))
     keep = lower_half(layer, run.n_model_layers)
@@ -248,7 +259,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
     """Return names that differ, as file names too, and that a legend shows."""
     out: list[str] = []
     for given in names:
-        base = legible(given).lstrip("_") or "run"
+        base = legible(given).lstrip("_")[:_LONGEST_NAME] or "run"
         name, number = base, 1
         while _slug(name) in {_slug(other) for other in out}:
             number += 1

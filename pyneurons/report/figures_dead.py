@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyneurons.report.style import LINES, MARKERS, WIDTH, Line, new_figure, say, styled
+from pyneurons.report.style import LINES, MARKERS, WIDTH, Line, draw_sentence, new_figure, styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,11 +32,10 @@ def draw_frequency(lines: Sequence[Line]) -> Figure:
 
 
 def _along_the_depth(lines: Sequence[Line], label: str) -> Figure:
+    if not any(np.isfinite(line.y).any() for line in lines):
+        return draw_sentence("No layer has a value to show: every neuron is dead.")
     figure = new_figure(WIDTH * 0.55, 2.6)
     axes = figure.subplots()
-    if not any(np.isfinite(line.y).any() for line in lines):
-        say(axes, "No layer has a value to show: every neuron is dead.")
-        return figure
     for i, line in enumerate(lines):
         axes.plot(
             line.x, line.y, color=LINES[i % len(LINES)], marker=MARKERS[i % len(MARKERS)],

@@ -15,11 +15,11 @@ from pyneurons.report.style import (
     MARKERS,
     PALE,
     WIDTH,
+    draw_sentence,
     legible,
     matplotlib,
     new_figure,
     printable,
-    say,
     styled,
     thousands,
     whole_numbers,
@@ -75,11 +75,10 @@ def draw_coverage(
     n : int
     name : str
     """
+    if counts.sum() == 0:
+        return draw_sentence(f"{legible(name)}: no alive neuron in the lower half of the layers.")
     figure = new_figure(WIDTH * 0.72, 2.9)
     axes = figure.subplots()
-    if counts.sum() == 0:
-        say(axes, f"No alive neuron in the lower half of the layers of {legible(name)}.")
-        return figure
     labels = bucket_labels(edges)
     shades = matplotlib().colormaps["YlGnBu_r"](np.linspace(0.06, 0.94, len(labels) - 1))
     places = np.arange(len(layers))
@@ -113,11 +112,10 @@ def draw_coverage(
 @styled
 def draw_detectors(runs: Sequence[Detection], n: int) -> Figure:
     """Draw figure 3a (n = 1) or 14a (3): detectors per layer, all, supported, and by chance."""
+    if not any(run.detectors.any() for run in runs):
+        return draw_sentence(f"No {name_of(n)} detector in the lower half of the layers.")
     figure = new_figure(WIDTH * 0.62, 2.8)
     axes = figure.subplots()
-    if not any(run.detectors.any() for run in runs):
-        say(axes, f"No {name_of(n)} detector in the lower half of the layers.")
-        return figure
     for i, run in enumerate(runs):
         colour = LINES[i % len(LINES)]
         marker = MARKERS[i % len(MARKERS)]
@@ -140,11 +138,10 @@ def draw_detectors(runs: Sequence[Detection], n: int) -> Figure:
 @styled
 def draw_detected(runs: Sequence[Detection], n: int) -> Figure:
     """Draw figure 3b (n = 1) or 14b (3): detected n-grams per layer, and cumulative (dashed)."""
+    if not any(run.cumulative.any() for run in runs):
+        return draw_sentence(f"No {name_of(n)} is detected in the lower half of the layers.")
     figure = new_figure(WIDTH * 0.62, 2.8)
     axes = figure.subplots()
-    if not any(run.cumulative.any() for run in runs):
-        say(axes, f"No detected {name_of(n)} in the lower half of the layers.")
-        return figure
     for i, run in enumerate(runs):
         colour, marker = LINES[i % len(LINES)], MARKERS[i % len(MARKERS)]
         axes.plot(run.layer, run.cumulative, color=colour, linestyle="--", zorder=4)
@@ -161,14 +158,11 @@ def draw_detected(runs: Sequence[Detection], n: int) -> Figure:
 @styled
 def draw_overlap(run: Detection, n: int) -> Figure:
     """Draw figure 4 (n = 1) or 15 (3): detected n-grams, and which of them lower layers detect."""
+    if not run.detected.any():
+        what = f"no {name_of(n)} is detected in the lower half of the layers"
+        return draw_sentence(f"{legible(run.name)}: {what}.")
     figure = new_figure(WIDTH * 0.72, 2.7)
     axes = figure.subplots()
-    if not run.detected.any():
-        say(
-            axes,
-            f"No detected {name_of(n)} in the lower half of the layers of {legible(run.name)}.",
-        )
-        return figure
     places = np.arange(run.layer.size)
     known_below = run.seen_below >= 0
     below = np.where(known_below, run.seen_below, 0)
@@ -221,12 +215,8 @@ def draw_table(rows: Sequence[DetectorRow], name: str) -> Figure:
     underlined among the promoted and the suppressed ones.
     """
     if not rows:
-        figure = new_figure(WIDTH, 1.2)
-        say(
-            figure.subplots(),
-            f"No supported token detector in the lower half of the layers of {legible(name)}.",
-        )
-        return figure
+        what = "no supported token detector in the lower half of the layers"
+        return draw_sentence(f"{legible(name)}: {what}.")
     line, gap = 0.145, 0.09  # inches
     top = 0.46
     heights = 2 * line + gap
@@ -272,11 +262,12 @@ class _Pen:
     """Writes text of known width, in inches from the top left corner."""
 
     def __init__(self, axes: Axes) -> None:
-        from matplotlib.backends.backend_agg import RendererAgg
+        from matplotlib.backends import backend_agg
 
         self._axes = axes
         self._dpi = float(matplotlib().rcParams["savefig.dpi"])
-        self._renderer: Any = RendererAgg(1, 1, self._dpi)
+        agg: Any = backend_agg  # its renderer is not typed
+        self._renderer = agg.RendererAgg(1, 1, self._dpi)
 
     def width(self, text: str, size: float, weight: str = "normal") -> float:
         from matplotlib.font_manager import FontProperties
@@ -364,15 +355,22 @@ def _line_legend(axes: Axes, runs: Sequence[Detection], styles: dict[str, dict[s
     """Explain colours (runs, when there are several) and line styles apart."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=INK, label=label, **style) for label, style in styles.items()]
-    if len(runs) > 1:
-        handles += [Line2D([], [], linestyle="none", label=" ")]
-    handles += [
-        Line2D(
-            [], [], color=LINES[i % len(LINES)], marker=MARKERS[i % len(MARKERS)], label=run.name
-        )
-        for i, run in enumerate(runs)
+    one = len(runs) == 1
+    colour = LINES[0] if one else INK
+    handles = [
+        Line2D([], [], color=colour, label=label, **style) for label, style in styles.items()
     ]
+    if one:
+        axes.set_title(legible(runs[0].name), parse_math=False)
+    else:
+        handles.append(Line2D([], [], linestyle="none", label=" "))
+        handles += [
+            Line2D(
+                [], [], color=LINES[i % len(LINES)], marker=MARKERS[i % len(MARKERS)],
+                label=run.name,
+            )
+            for i, run in enumerate(runs)
+        ]  # fmt: skip
     legend = axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -13,9 +13,9 @@ from pyneurons.report.style import (
     INK,
     TYPE_COLOURS,
     WIDTH,
+    draw_sentence,
     legible,
     new_figure,
-    say,
     styled,
 )
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-LAYER_LABEL: Final = "layer (the first is 0)"
 MOST_ROWS: Final = 60
 
 
@@ -51,10 +50,9 @@ def draw_examples(
     why_none : str
         A sentence for the whole figure when the run cannot have positional neurons.
     """
-    figure = new_figure(WIDTH, 3.1)
     if why_none or not examples:
-        say(figure.subplots(), why_none or f"No positional neuron in {legible(name)}.")
-        return figure
+        return draw_sentence(why_none or f"{legible(name)}: no positional neuron.")
+    figure = new_figure(WIDTH, 3.1)
     figure.suptitle(
         f"{legible(name)}: positional neurons with most information (position 0 is not shown)",
         x=0.005, ha="left", fontsize=8.5, parse_math=False,
@@ -122,9 +120,7 @@ def draw_map(
     from matplotlib.lines import Line2D
 
     if why_none or not len(layer):
-        figure = new_figure(WIDTH, 1.2)
-        say(figure.subplots(), why_none or f"No positional neuron in {legible(name)}.")
-        return figure
+        return draw_sentence(why_none or f"{legible(name)}: no positional neuron.")
     most = int(np.bincount(layer).max())
     pitch = float(np.clip(4.9 / most, 0.045, 0.17))  # inches from circle to circle
     row_height = float(np.clip(6.6 / len(layers), max(0.1, pitch), 0.2))
@@ -164,7 +160,7 @@ def draw_map(
     axes.grid(axis="y", linewidth=0.5)
     for side in ("bottom", "left"):
         axes.spines[side].set_visible(False)
-    axes.set_ylabel(LAYER_LABEL)
+    axes.set_ylabel("layer")
     axes.set_title(f"{legible(name)}: {len(layer):,} positional neurons")
     axes.title.set_parse_math(False)
     handles = [
@@ -206,9 +202,7 @@ def draw_ranges(
         A sentence in place of the figure.
     """
     if why_none or not neurons:
-        figure = new_figure(WIDTH, 1.2)
-        say(figure.subplots(), why_none or f"No strong oscillatory neuron in {legible(name)}.")
-        return figure
+        return draw_sentence(why_none or f"{legible(name)}: no strong oscillatory neuron.")
     # By the middle of the first range that begins after the start: that orders them by phase.
     phase = [
         next((a + b for a, b in own if a > 1), own[0][0] + own[0][1] if own else 0)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH: Final = 6.8
@@ -74,6 +73,7 @@ _RC: Final[dict[str, Any]] = {
     "legend.borderaxespad": 0.3,
     "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
+    "figure.dpi": 200,
     "savefig.dpi": 200,
     "svg.fonttype": "none",
     "svg.hashsalt": "pyneurons",  # the same data give the same bytes
@@ -133,26 +133,24 @@ def new_figure(width: float, height: float) -> Figure:
 @styled
 def save(figure: Figure, directory: Path, name: str) -> list[Path]:
     """Write a figure as PNG (200 dpi) and SVG (text stays text) and return both paths."""
+    figure.draw_without_rendering()  # lays the panels out once, for both files
+    figure.set_layout_engine("none")
     paths = [directory / f"{name}.png", directory / f"{name}.svg"]
     for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
         figure.savefig(path, metadata=metadata)
     return paths
 
 
-def say(axes: Axes, sentence: str) -> None:
-    """Turn a panel without data into one that says why."""
+@styled
+def draw_sentence(sentence: str) -> Figure:
+    """Draw a figure that says why there is nothing to show."""
+    figure = new_figure(WIDTH * 0.62, 0.9)
+    axes = figure.subplots()
     axes.set_axis_off()
     axes.text(
         0.5, 0.5, textwrap.fill(sentence, 60), transform=axes.transAxes, ha="center", va="center",
         color=FAINT, parse_math=False,
     )  # fmt: skip
-
-
-@styled
-def draw_sentence(sentence: str) -> Figure:
-    """Draw a figure that says why there is none."""
-    figure = new_figure(WIDTH * 0.62, 1.2)
-    say(figure.subplots(), sentence)
     return figure
 
 

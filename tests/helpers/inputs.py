@@ -71,7 +71,9 @@ def corpus(tokens: int, vocabulary: int = 60, boundary: int = 2, seed: int = 0) 
     return ids, starts
 
 
-def ngram_rows(ids: Any, starts: Any, n: int, boundary: int = 2) -> dict[tuple[int, ...], list[int]]:
+def ngram_rows(
+    ids: Any, starts: Any, n: int, boundary: int = 2
+) -> dict[tuple[int, ...], list[int]]:
     """The rows on which each countable n-gram ends, by plain loops."""
     rows: dict[tuple[int, ...], list[int]] = {}
     for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):

@@ -43,7 +43,6 @@ class MadeUp:
         self.frequency = rng.beta(0.4, 6, shape) * (0.3 + depth) * ~self.dead
         spread = 10 ** (rng.normal(1.2 + 3 * depth, 1.0, shape))
         self._covering = np.clip(spread, 0, 3e5).astype(np.int64) * ~self.dead
-        self._rng = rng
         self._curves: dict[int, np.ndarray] = {}
         self._tables: dict[Any, Any] = {}
 
@@ -56,6 +55,7 @@ class MadeUp:
 
     def detectors(self, n: int) -> dict[str, Any]:
         if n not in self._tables:
+            rng = np.random.default_rng([self.seed, n])
             rows: dict[str, list[Any]] = {
                 name: []
                 for name in ("layer", "neuron", "ngram_fires", "support", "covered", "strings")
@@ -63,16 +63,16 @@ class MadeUp:
             for layer in self.layers:
                 depth = layer / self.n_model_layers
                 number = int(self.most_detectors * np.exp(-(((depth - 0.25) / 0.15) ** 2)))
-                for neuron in np.sort(self._rng.choice(self.neurons, number, replace=False)):
-                    size = int(self._rng.integers(1, 5))
-                    grams = self._rng.integers(0, len(WORDS), size=(size, n)).tolist()
-                    fires = int(10 ** self._rng.uniform(0, 4))
+                for neuron in np.sort(rng.choice(self.neurons, number, replace=False)):
+                    size = int(rng.integers(1, 5))
+                    grams = (rng.random((size, n)) ** 3 * 2000).astype(int).tolist()
+                    fires = int(10 ** rng.uniform(0, 4))
                     rows["layer"].append(layer)
                     rows["neuron"].append(int(neuron))
                     rows["ngram_fires"].append(fires)
                     rows["support"].append(fires if fires > 10 else 0)
                     rows["covered"].append(grams)
-                    rows["strings"].append(["".join(WORDS[t] for t in gram) for gram in grams])
+                    rows["strings"].append(["".join(WORDS[t % len(WORDS)] for t in gram) for gram in grams])
             self._tables[n] = {
                 name: column if name in ("covered", "strings") else np.array(column, int)
                 for name, column in rows.items()

@@ -1,15 +1,11 @@
 #pragma once
 
-#include <array>
 #include <optional>
 #include <string_view>
 
+#include "pyneurons/isa.hpp"
+
 namespace pyneurons {
-
-/// The instruction sets that kernels are written for, in ascending order of preference.
-enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2 };
-
-inline constexpr int isa_count = 3;
 
 /// "scalar", "avx2" or "avx512".
 std::string_view isa_name(Isa isa);

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "pyneurons/cpu_features.hpp"
+#include "pyneurons/isa.hpp"
 #include "pyneurons/matrix_view.hpp"
 
 namespace pyneurons {

@@ -1,0 +1,189 @@
+"""The command line: what it prints for good input, and for bad input with which exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import checkpoints
+import numpy as np
+import pytest
+
+from pyneurons import cli
+from pyneurons.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def pyneurons(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, str, str]:
+    """Run a command line in this process; return exit code, output and error output."""
+    monkeypatch.setattr(sys, "argv", ["pyneurons", *arguments])
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    printed = capsys.readouterr()
+    return int(stopped.value.code or 0), printed.out, printed.err
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    return lambda *arguments: pyneurons([str(a) for a in arguments], capsys, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    checkpoints.make(directory, "pre", seed=3, vocab_size=300)
+    checkpoints.write_tokenizer(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "some.txt"
+    path.write_text("the rain in spain stays mainly in the plain\n" * 60, encoding="utf-8")
+    return path
+
+
+def test_scan_show_which_report(
+    command: Callable[..., tuple[int, str, str]], model: Path, text: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    code, out, _ = command(
+        "scan", model, f"rain={text}", "--out", run, "--context", "32", "--no-progress"
+    )
+    assert code == 0
+    for part in ("layers x 96 neurons", "left out", "token detectors", "numeric mode", "tokens/s"):
+        assert part in out
+    code, out, _ = command("show", run)
+    assert code == 0
+    assert "positional neurons" in out
+    code, out, _ = command("show", run, "1.5")
+    assert code == 0
+    assert "neuron 1.5" in out
+    assert "promoted" in out
+    code, out, _ = command("which", run, "no such thing")
+    assert code == 0
+    assert "no neuron detects" in out
+    code, out, _ = command("report", run, "--out", tmp_path / "figures")
+    assert code == 0
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"figure-1a-dead.png", "figure-1a-dead.svg"} <= names
+
+
+def test_version_and_help(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = command("--version")
+    assert (code, out.split()[0]) == (0, "pyneurons")
+    code, out, _ = command("scan", "--help")
+    assert code == 0
+    assert "--memory" in out
+    assert command("juggle")[0] == 2
+    assert command("scan")[0] == 2
+
+
+def as_jsonl(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def bad_input(name: str, folder: Path, model: Path, text: Path) -> tuple[list[object], str]:
+    """Return the arguments of a bad command line and what its message must say."""
+    good = json.dumps({"text": "fine"})
+    cases: dict[str, Callable[[], tuple[list[object], str]]] = {
+        "no such model": lambda: ([folder / "nothing", text], "nothing"),
+        "no such file": lambda: ([model, folder / "none.txt"], "none.txt"),
+        "empty glob": lambda: ([model, folder / "*.jsonl"], "*.jsonl"),
+        "bad json": lambda: ([model, as_jsonl(folder / "a.jsonl", good, "{oops")], "a.jsonl:2"),
+        "no such field": lambda: (
+            [model, as_jsonl(folder / "b.jsonl", good, '{"body": "x"}')],
+            "b.jsonl:2",
+        ),
+        "bad utf-8": lambda: ([model, written(folder / "c.txt", b"ok\nno \xff\n")], "c.txt"),
+        "id outside the vocabulary": lambda: (
+            [model, saved(folder / "d.npy", np.array([[2, 5, 999]]))],
+            "999",
+        ),
+        "floats": lambda: ([model, saved(folder / "e.npy", np.zeros((2, 3)))], "float"),
+        "empty file": lambda: ([model, written(folder / "f.txt", b"")], "f.txt"),
+        "unknown extension": lambda: ([model, written(folder / "g.doc", b"x")], "g.doc"),
+        "context too long": lambda: ([model, text, "--context", "4096"], "4096"),
+        "bad memory": lambda: ([model, text, "--memory", "plenty"], "plenty"),
+        "bad layers": lambda: ([model, text, "--layers", "one"], "one"),
+        "domain named twice": lambda: ([model, f"a={text}", f"a={text}"], "twice"),
+        "domains and none": lambda: ([model, f"a={text}", text], "has no domain"),
+    }
+    return cases[name]()
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def saved(path: Path, array: np.ndarray) -> Path:
+    np.save(path, array)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "no such model", "no such file", "empty glob", "bad json", "no such field", "bad utf-8",
+        "id outside the vocabulary", "floats", "empty file", "unknown extension",
+        "context too long", "bad memory", "bad layers", "domain named twice", "domains and none",
+    ],
+)  # fmt: skip
+def test_bad_input_exits_with_2_and_says_what_and_where(
+    command: Callable[..., tuple[int, str, str]],
+    model: Path,
+    text: Path,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    arguments, part = bad_input(name, tmp_path, model, text)
+    out = tmp_path / "run"
+    options = [] if "--context" in map(str, arguments) else ["--context", "32"]
+    code, printed, said = command("scan", *arguments, "--out", out, "--no-progress", *options)
+    assert code == 2, said
+    assert said.startswith("error: ")
+    assert part in said.replace("\n", "")
+    assert "Traceback" not in said
+    assert printed == ""
+    assert not out.exists()
+
+
+def test_too_little_memory_exits_with_5(
+    command: Callable[..., tuple[int, str, str]], model: Path, text: Path, tmp_path: Path
+) -> None:
+    code, _, said = command(
+        "scan", model, text, "--out", tmp_path / "run", "--context", "32", "--memory", "1MB"
+    )
+    assert code == 5
+    assert "raise memory=" in said
+
+
+@pytest.mark.parametrize(("text_", "numbers"), [("0", [0]), ("1,3-5", [1, 3, 4, 5]), ("", [])])
+def test_lists_of_numbers(text_: str, numbers: list[int]) -> None:
+    assert cli._numbers(text_, "--layers") == numbers
+
+
+def test_max_tokens() -> None:
+    assert cli._max_tokens(["5e6"]) == 5_000_000
+    assert cli._max_tokens(["wiki=10", "code=2e3"]) == {"wiki": 10, "code": 2000}
+    with pytest.raises(InputError, match="max-tokens"):
+        cli._max_tokens(["a lot"])
+
+
+def test_python_dash_m() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pyneurons", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("pyneurons ")
