@@ -204,12 +204,12 @@ def ngram_triggers(
     for segment in range(len(segments) - 1):
         members = rows[segments[segment] : segments[segment + 1]]
         count = unpack(mask[members], neurons).sum(axis=0, dtype=np.int64)
-        for neuron in np.flatnonzero(count >= threshold):
-            lists[neuron].append((segment, int(count[neuron])))
+        for which in np.flatnonzero(count >= threshold):
+            lists[which].append((segment, int(count[which])))
     check_triggers(np.array([len(one) for one in lists], dtype=np.int64), offsets)
     for neuron, one in enumerate(lists):
-        for k, (listed, count_of) in enumerate(one, start=int(offsets[neuron])):
-            segment_of[k] = listed
+        for k, (segment, count_of) in enumerate(one, start=int(offsets[neuron])):
+            segment_of[k] = segment
             fires[k] = count_of
 
 

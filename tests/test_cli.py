@@ -76,7 +76,7 @@ def test_scan_show_which_report(
     code, out, _ = command("report", run, "--out", tmp_path / "figures")
     assert code == 0
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert {"figure-1a-dead.png", "figure-1a-dead.svg"} <= names
+    assert {"figure-01a-dead.png", "figure-01a-dead.svg"} <= names
 
 
 def test_version_and_help(command: Callable[..., tuple[int, str, str]]) -> None:

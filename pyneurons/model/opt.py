@@ -432,7 +432,7 @@ def _attention_groups(lengths: np.ndarray, pad: int) -> Iterator[np.ndarray]:
         place = np.arange(size)
         for first in range(0, len(members), most):
             group = members[first : first + most]
-            yield np.where(place <= lengths[group, None], starts[group, None] + place, np.int64(pad))
+            yield np.where(place < lengths[group, None], starts[group, None] + place, np.int64(pad))
 
 
 def _norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -133,8 +133,10 @@ def new_figure(width: float, height: float) -> Figure:
 @styled
 def save(figure: Figure, directory: Path, name: str) -> list[Path]:
     """Write a figure as PNG (200 dpi) and SVG (text stays text) and return both paths."""
-    figure.draw_without_rendering()  # lays the panels out once, for both files
-    figure.set_layout_engine("none")
+    # Laid out once: with an engine, every file would be drawn twice, once for the layout.
+    figure.draw_without_rendering()
+    with matplotlib().rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
     paths = [directory / f"{name}.png", directory / f"{name}.svg"]
     for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
         figure.savefig(path, metadata=metadata)

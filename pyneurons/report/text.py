@@ -290,8 +290,9 @@ def _listed_ngrams(found: dict[str, Any], n: int, rows: list[dict[str, Any]]) ->
     fires, number = found[f"ngram_fires_{n}"], found[f"coverage_{n}"]
     if not fires:
         return []
-    what = {1: "tokens", 2: "bigrams", 3: "trigrams"}.get(n, f"{n}-grams")
-    head = _heading(f"{number:,} {what} cover 95 % of {fires:,} fires")
+    what = {1: "token", 2: "bigram", 3: "trigram"}.get(n, f"{n}-gram")
+    subject = f"1 {what} covers" if number == 1 else f"{number:,} {what}s cover"
+    head = _heading(f"{subject} 95 % of {fires:,} fires")
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2))
     for name in ("", "fires", "of fires %", "occurs", "precision %"):
         table.add_column(name, justify="left" if not name else "right")
