@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import texts
 from pyarrow import parquet
 
-import texts
 from pyneurons import corpus
 from pyneurons.corpus import Corpus, assemble, bytestreams
 from pyneurons.errors import InputError, IntegrityError
@@ -400,7 +400,7 @@ def test_a_file_that_changes_while_it_is_read(
     monkeypatch.setattr(bytestreams, "CHUNK_BYTES", 100)
     path = file(tmp_path, "a.txt", "some words " * 100)
 
-    def progress(done_bytes: int, total_bytes: int | None, tokens: int) -> None:
+    def progress(*_: object) -> None:
         path.write_bytes(path.read_bytes()[:500] + change * 3)
 
     monkeypatch.setattr("pyneurons.corpus.tokenise.BATCH_CHARACTERS", 100)

@@ -300,8 +300,7 @@ def test_a_scratch_folder_that_cannot_hold_the_ids(
     with pytest.raises(ResourceError, match="missing"):
         read([[5, 6]], 6, scratch=tmp_path / "missing")
     # Every write to /dev/full fails with ENOSPC.
-    monkeypatch.setattr(
-        packing.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b", buffering=0)
-    )
-    with pytest.raises(ResourceError, match=r"No space left.*scratch="):
-        read([[5, 6]], 6, scratch=tmp_path)
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        monkeypatch.setattr(packing.tempfile, "TemporaryFile", lambda **_: full)
+        with pytest.raises(ResourceError, match=r"No space left.*scratch="):
+            read([[5, 6]], 6, scratch=tmp_path)

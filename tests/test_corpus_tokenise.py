@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from pyneurons.corpus.documents import Part
 from pyneurons.corpus.token_strings import byte_alphabet, token_strings
 from pyneurons.corpus.tokenise import TextEncoder, cut_text, last_cut
 from pyneurons.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 V = 600
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import tracemalloc
 from collections import Counter, defaultdict
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from pyneurons import backends, corpus, ops
 from pyneurons.corpus import Corpus, ngram_index
-from pyneurons.corpus.ngram_index import NgramIndex
 from pyneurons.errors import InputError, IntegrityError
+
+if TYPE_CHECKING:
+    from pyneurons.corpus.ngram_index import NgramIndex
 
 # 64-bit keys hold n * bits(V): up to 5-grams at 8 bits, only 3-grams at 17, 2-grams at 20.
 VOCABULARIES = (5, 200, 50272, 70000, 1_000_000)

@@ -44,17 +44,10 @@ def choose_bins(occurrences: np.ndarray, number: np.ndarray) -> int:
     N-grams that occur more often than ``bins`` get a dense row of counts each, so the size is
     (bins + #{g : occurrences(g) > bins}) * F; the best place is where the two terms cross.
     """
-    best, best_size = 1, None
-    above = np.cumsum(number[::-1])[::-1]  # n-grams that occur at least occurrences[i] times
-    for i in range(occurrences.size):
-        bins = max(1, int(occurrences[i]) - 1)
-        size = bins + int(above[i])
-        if best_size is None or size < best_size:
-            best, best_size = bins, size
-    top = int(occurrences[-1]) if occurrences.size else 1
-    if best_size is None or top < best_size:
-        best = max(1, top)
-    return best
+    bins = np.concatenate([[1], occurrences])
+    rarer = np.concatenate([[0], np.cumsum(number)])
+    above = rarer[-1] - rarer[np.searchsorted(occurrences, bins, side="right")]
+    return int(bins[np.argmin(bins + above)])
 
 
 def _rows_of_histogram(

@@ -1,0 +1,162 @@
+"""Parts of the observers against slow, obvious programs; the whole is in test_end_to_end."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from pyneurons.covering import covering_number, exact_share
+from pyneurons.errors import InputError
+from pyneurons.observers import ngram, weights
+from pyneurons.observers.firing import hashed_order
+
+
+def made_up_counts(seed: int, neurons: int) -> list[list[int]]:
+    """Counts of each neuron's n-grams; some neurons have none."""
+    generator = np.random.default_rng(seed)
+    return [
+        sorted(generator.zipf(1.5, size=int(size)).clip(1, 400).tolist())
+        for size in generator.integers(0, 60, size=neurons)
+    ]
+
+
+def rows_of(counts: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    count = [np.unique(own, return_counts=True) for own in counts]
+    offsets = np.concatenate([[0], np.cumsum([len(c) for c, _ in count])]).astype(np.int64)
+    return (
+        offsets,
+        np.concatenate([c for c, _ in count]).astype(np.int64),
+        np.concatenate([n for _, n in count]).astype(np.int64),
+    )
+
+
+@pytest.mark.parametrize("share", [Fraction(19, 20), Fraction(1, 2), Fraction(1), Fraction(1, 3)])
+def test_covering_number_is_that_of_a_loop(share: Fraction) -> None:
+    counts = made_up_counts(1, 200)
+    offsets, count, number = rows_of(counts)
+    total = np.array([sum(own) for own in counts], dtype=np.int64)
+    expected = []
+    for own in counts:
+        held = taken = 0
+        for c in reversed(own):
+            if Fraction(held) >= share * sum(own):
+                break
+            held, taken = held + c, taken + 1
+        expected.append(taken)
+    found = covering_number(offsets, count, number, total, share)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_covering_number_where_a_float_share_is_wrong() -> None:
+    """19 of 20 fires are exactly 95 %: one n-gram covers; as floats .95 * 20 may exceed 19."""
+    for scale in (1, 10**6, 2**40):
+        count = np.array([scale, 19 * scale], dtype=np.int64)
+        offsets, number = np.array([0, 2]), np.array([1, 1])
+        total = np.array([20 * scale])
+        assert covering_number(offsets, count, number, total).tolist() == [1]
+        assert covering_number(offsets, count, number, total + 1).tolist() == [2]
+
+
+def test_shares_are_exact() -> None:
+    assert exact_share(0.95) == Fraction(19, 20) == exact_share("0.95") == exact_share("19/20")
+    for wrong in (0, -1, 1.01, "x", float("nan")):
+        with pytest.raises(InputError):
+            exact_share(wrong)
+
+
+def test_list_thresholds_are_those_of_a_loop() -> None:
+    counts = made_up_counts(2, 150)
+    complete = np.arange(150) % 3 == 0
+    threshold, rows = ngram._list_threshold(*rows_of(counts), complete)
+    for f, own in enumerate(counts):
+        if not own:
+            assert rows[f] == 0
+        elif complete[f]:
+            assert (threshold[f], rows[f]) == (1, len(own))
+        else:
+            least = sorted(own, reverse=True)[: ngram.TOP][-1]
+            assert (threshold[f], rows[f]) == (least, sum(c >= least for c in own))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_histogram_is_as_small_as_it_can_be(seed: int) -> None:
+    occurrences, number = np.unique(
+        np.random.default_rng(seed).zipf(1.4, size=3000).clip(1, 5000), return_counts=True
+    )
+
+    def size(bins: int) -> int:
+        return bins + int(number[occurrences > bins].sum())
+
+    best = min(size(bins) for bins in range(1, 5001))
+    assert size(ngram.choose_bins(occurrences, number)) == best
+    assert ngram.choose_bins(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)) == 1
+
+
+def test_dense_rows_join_the_histogram() -> None:
+    histogram = np.zeros((4, 2), dtype=np.int64)
+    histogram[1, 0], histogram[3, 0], histogram[2, 1] = 5, 1, 7
+    large = np.array([[3, 0], [9, 0], [9, 4]])
+    offsets, count, number = ngram._rows_of_histogram(histogram, large)
+    assert offsets.tolist() == [0, 3, 5]
+    assert count.tolist() == [1, 3, 9, 2, 4]
+    assert number.tolist() == [5, 2, 2, 7, 1]
+
+
+def test_the_hash_order_is_a_permutation_and_stays_the_same() -> None:
+    order = hashed_order(1000)
+    assert sorted(order.tolist()) == list(range(1000))
+    assert order[:4].tolist() == hashed_order(1000)[:4].tolist()
+    assert np.corrcoef(order, np.arange(1000))[0, 1] ** 2 < 0.02
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("mode", ["float32", "bfloat16"])
+def test_bounds_on_both_sides(affine: bool, mode: str) -> None:
+    """Three margins below 0 nothing fires; three above, x = t * P(w * gamma) does."""
+    torch.manual_seed(0)
+    hidden, neurons = 48, 60
+    weight = torch.randn(neurons, hidden)
+    gain = 1 + 0.3 * torch.randn(hidden) if affine else None
+    shift = 0.2 * torch.randn(hidden) if affine else None
+    plain = weights.bounds(weight, torch.zeros(neurons), gain, shift, mode)
+    sign = np.where(np.arange(neurons) % 2, 3.0, -3.0)
+    aimed = -plain["z_sup"] + sign * plain["margin"]
+    bias = torch.from_numpy(aimed).float()
+    found = weights.bounds(weight, bias, gain, shift, mode)
+    np.testing.assert_array_equal(found["provably_dead"], sign < 0)
+    scaled = weight.double() * (1 if gain is None else gain.double())
+    best = scaled - scaled.mean(dim=1, keepdim=True)
+    directions = torch.cat([torch.randn(400, hidden, dtype=torch.float64), 1e6 * best])
+    y = torch.nn.functional.layer_norm(directions, (hidden,), eps=1e-5)
+    x = y if gain is None or shift is None else y * gain.double() + shift.double()
+    z = x @ weight.double().T + bias.double()
+    assert (z[:, sign < 0] <= 0).all()
+    assert (z[400:].diagonal()[sign > 0] > 0).all()
+    assert (z.max(dim=0).values.numpy() <= found["z_sup"] + found["margin"]).all()
+    assert (z.min(dim=0).values.numpy() >= found["z_inf"] - found["margin"]).all()
+
+
+def test_baselines() -> None:
+    generator = np.random.default_rng(3)
+    counts = generator.zipf(1.3, size=500).clip(0, 3000)
+    counts[:4] = 0
+    allowed = np.arange(4, 480)
+    ids = generator.integers(4, 480, size=5000)
+    ids[::7] = 2
+    made = weights.Baselines.build(ids, counts, allowed, 2)
+    again = weights.Baselines.build(ids, counts, allowed, 2)
+    np.testing.assert_array_equal(made.random_tokens, again.random_tokens)
+    assert made.random_tokens.size == weights.RANDOM_TOKENS
+    assert 2 not in made.random_tokens
+    for trigger in (4, 77, 479):
+        excluded = np.array([trigger, 50, 60])
+        near = made.matched(trigger, excluded)
+        assert near.size == np.unique(near).size == weights.MATCHED_TOKENS
+        assert not np.isin(near, excluded).any()
+        assert np.isin(near, allowed).all()
+        others = np.setdiff1d(allowed, excluded)
+        best = np.sort(np.abs(counts[others] - counts[trigger]))[: weights.MATCHED_TOKENS]
+        np.testing.assert_array_equal(np.sort(np.abs(counts[near] - counts[trigger])), best)
