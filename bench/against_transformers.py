@@ -34,7 +34,7 @@ class Hooked:
             self.counts[i] = torch.zeros(layer.fc1.out_features, dtype=torch.int64)
             layer.fc1.register_forward_hook(self._counter(i))
 
-    def _counter(self, layer: int):  # noqa: ANN202
+    def _counter(self, layer: int):
         def count(_module: object, _inputs: object, output: torch.Tensor) -> None:
             self.counts[layer] += (output > 0).reshape(-1, output.shape[-1]).sum(dim=0)
 
@@ -87,9 +87,7 @@ def main() -> None:
         hooked.run(rows[:1])
         seconds = hooked.run(rows[:half])
         before = half * options.context / seconds
-        scan = scan_of(
-            directory, rows, dtype=options.dtype, memory=options.memory, flip_sample=0
-        )
+        scan = scan_of(directory, rows, dtype=options.dtype, memory=options.memory, flip_sample=0)
         seconds = hooked.run(rows[half : 2 * half])
         after = half * options.context / seconds
     timing = scan.manifest["timing"]

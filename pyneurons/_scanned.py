@@ -407,9 +407,7 @@ class Scan:
         place = np.array([self.layers.index(layer) for layer in found["layer"]], dtype=np.int64)
         place = place * width + found["neuron"] if place.size else place
         decided = self.full_sequences >= positions.MIN_SEQUENCES
-        is_positional = np.ma.array(
-            np.zeros(width * depth, dtype=np.bool_), mask=not decided
-        )
+        is_positional = np.ma.array(np.zeros(width * depth, dtype=np.bool_), mask=not decided)
         kind = np.full(width * depth, None, dtype=object)
         strength = np.full(width * depth, None, dtype=object)
         if decided:

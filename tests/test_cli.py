@@ -7,10 +7,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import checkpoints
 import numpy as np
 import pytest
 
+import checkpoints
 from pyneurons import cli
 from pyneurons.errors import InputError
 

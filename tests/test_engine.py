@@ -6,10 +6,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-import checkpoints
 import numpy as np
 import pytest
 
+import checkpoints
 import pyneurons
 from pyneurons.engine.mask import FileMask, MemoryMask, StripShape
 from pyneurons.engine.plan import Sizes, make_plan, micro_batches, parse_memory
@@ -258,7 +258,14 @@ def test_the_predicted_memory_is_held(tmp_path: Path) -> None:
     rows = generator.integers(4, VOCABULARY, size=(5200, 256), dtype=np.int32)
     np.save(tmp_path / "rows.npy", rows)
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY_PROGRAM, tmp_path / "model", tmp_path / "rows.npy", str(budget)],
+        [
+            sys.executable,
+            "-c",
+            MEMORY_PROGRAM,
+            tmp_path / "model",
+            tmp_path / "rows.npy",
+            str(budget),
+        ],
         capture_output=True,
         text=True,
         check=False,

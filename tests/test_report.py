@@ -117,9 +117,7 @@ def test_the_same_run_gives_the_same_bytes_and_arrow_tables_do_too(
             table = super().positional()
             return pa.table({k: v if v.dtype != object else v.tolist() for k, v in table.items()})
 
-    again = write_figures(
-        [Arrow(name="opt", n_model_layers=6, neurons=128, context=192)], tmp_path
-    )
+    again = write_figures([Arrow(name="opt", n_model_layers=6, neurons=128, context=192)], tmp_path)
     for first, second in zip(drawn, again, strict=True):
         assert first.read_bytes() == second.read_bytes(), first.name
 

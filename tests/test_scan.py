@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import checkpoints
 import numpy as np
 import pytest
 
+import checkpoints
 import pyneurons
 from pyneurons.errors import BackendUnavailable, InputError, IntegrityError
 
@@ -90,7 +90,9 @@ def test_the_neuron_table_has_every_neuron(run: pyneurons.Scan) -> None:
     roles = table["role"].to_numpy().reshape(run.fires.shape)
     for n in (1, 2, 3):
         found = run.detectors(n=n)
-        for layer, neuron in zip(found["layer"].to_pylist(), found["neuron"].to_pylist(), strict=True):
+        for layer, neuron in zip(
+            found["layer"].to_pylist(), found["neuron"].to_pylist(), strict=True
+        ):
             assert 1 <= roles[layer, neuron] <= n
 
 

@@ -372,14 +372,12 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     attend = padded * 4 * width * item + group * (3 + 2 + 1) * width * item
     attend += group * config.num_attention_heads * 4 + _ATTENTION_BUFFER_BYTES
     forward = rows * width * item + ROWS * (neurons + width) * (item + 4)
-    # Products copy a matrix into their own layout.
-    packed = max(3 * width, neurons) * width * item
-    return rows * width * 4 + max(attend, forward) + block + packed + _PRODUCT_BUFFER_BYTES
+    return rows * width * 4 + max(attend, forward) + block + _PRODUCT_BUFFER_BYTES
 
 
 # Scores of 256 x 512 (query, key) pairs in two dtypes, and running sums, in torch's CPU kernel.
 _ATTENTION_BUFFER_BYTES: Final = 2 << 20
-# MKL and oneDNN keep panels of both operands for each thread.
+# MKL and oneDNN keep panels of both operands for each thread: 6 MB measured.
 _PRODUCT_BUFFER_BYTES: Final = 8 << 20
 
 

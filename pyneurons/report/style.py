@@ -71,7 +71,6 @@ _RC: Final[dict[str, Any]] = {
     "legend.fontsize": 7.5,
     "legend.handlelength": 1.8,
     "legend.borderaxespad": 0.3,
-    "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
     "figure.dpi": 200,
     "savefig.dpi": 200,
@@ -126,7 +125,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of so many inches, free of pyplot and its global state."""
-    figure: Figure = matplotlib().figure.Figure(figsize=(width, height))
+    figure: Figure = matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
     return figure
 
 
@@ -135,8 +134,7 @@ def save(figure: Figure, directory: Path, name: str) -> list[Path]:
     """Write a figure as PNG (200 dpi) and SVG (text stays text) and return both paths."""
     # Laid out once: with an engine, every file would be drawn twice, once for the layout.
     figure.draw_without_rendering()
-    with matplotlib().rc_context({"figure.constrained_layout.use": False}):
-        figure.set_layout_engine(None)
+    figure.set_layout_engine(None)
     paths = [directory / f"{name}.png", directory / f"{name}.svg"]
     for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
         figure.savefig(path, metadata=metadata)

@@ -72,7 +72,9 @@ class MadeUp:
                     rows["ngram_fires"].append(fires)
                     rows["support"].append(fires if fires > 10 else 0)
                     rows["covered"].append(grams)
-                    rows["strings"].append(["".join(WORDS[t % len(WORDS)] for t in gram) for gram in grams])
+                    rows["strings"].append(
+                        ["".join(WORDS[t % len(WORDS)] for t in gram) for gram in grams]
+                    )
             self._tables[n] = {
                 name: column if name in ("covered", "strings") else np.array(column, int)
                 for name, column in rows.items()
@@ -83,7 +85,11 @@ class MadeUp:
         return ensemble.detected(self.detectors(n), self.layers)
 
     def expected_detectors(self, n: int) -> ExpectedDetectors:
-        every = np.linspace(4, 1, len(self.layers)) * n if self.most_detectors else self.dead.sum(1) * 0.0
+        every = (
+            np.linspace(4, 1, len(self.layers)) * n
+            if self.most_detectors
+            else self.dead.sum(1) * 0.0
+        )
         return ExpectedDetectors(every, every / 9, every * 0, every * 0, 1.0, 1.0, 0.0, 0.0, 1)
 
     def position_fires(self, layer: int) -> np.ndarray:
