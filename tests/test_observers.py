@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
+import checkpoints
 from pyneurons.covering import covering_number, exact_share
 from pyneurons.errors import InputError
+from pyneurons.model import opt
+from pyneurons.model.checkpoint import read_config
 from pyneurons.observers import ngram, weights
 from pyneurons.observers.firing import hashed_order
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def made_up_counts(seed: int, neurons: int) -> list[list[int]]:
@@ -160,3 +167,47 @@ def test_baselines() -> None:
         others = np.setdiff1d(allowed, excluded)
         best = np.sort(np.abs(counts[others] - counts[trigger]))[: weights.MATCHED_TOKENS]
         np.testing.assert_array_equal(np.sort(np.abs(counts[near] - counts[trigger])), best)
+
+
+@pytest.mark.parametrize("variant", ["pre", "post", "no_affine"])
+@pytest.mark.parametrize("mode", ["float32", "bfloat16"])
+def test_the_bound_is_reached_in_a_layer_and_never_passed(
+    tmp_path: Path, variant: str, mode: str
+) -> None:
+    """x = t * P(w * gamma) fires the neuron three margins above its bound; nothing the one below.
+
+    With out_proj at 0 attention adds nothing, so the LayerNorm that fc1 reads sees x itself.
+    """
+    hidden_size, neurons = 32, 96
+    model = checkpoints.build(variant, seed=7)
+    layer = model.model.decoder.layers[0]
+    raw = {name: tensor.detach() for name, tensor in layer.state_dict().items()}
+    for name, tensor in raw.items():
+        if "out_proj" in name:
+            tensor.zero_()
+    model.config.save_pretrained(tmp_path)
+    config = read_config(tmp_path / "config.json")
+    weight, bias, gain, shift = opt.fc1_and_its_norm(raw, config)
+    assert bias is not None
+    raw["fc1.weight"] = weight = weight.to(getattr(torch, mode)).float()
+    sign = np.where(np.arange(neurons) % 2, 3.0, -3.0)
+    plain = weights.bounds(weight, torch.zeros(neurons), gain, shift, mode)
+    raw["fc1.bias"] = torch.from_numpy(-plain["z_sup"] + sign * plain["margin"]).float()
+    found = weights.bounds(*opt.fc1_and_its_norm(raw, config), mode)
+    np.testing.assert_array_equal(found["provably_dead"], sign < 0)
+
+    scaled = weight if gain is None else weight * gain
+    best = 1e4 * (scaled - scaled.mean(dim=1, keepdim=True))
+    rows = torch.cat([best, -best, torch.randn(64, hidden_size)])
+    mask = np.zeros((1, rows.shape[0], 3), dtype=np.uint32)
+    opt.decoder_layer(
+        rows.clone(),
+        [1] * rows.shape[0],
+        opt.convert_layer(raw, config, getattr(torch, mode)),
+        mask,
+        torch.full((neurons,), -torch.inf),
+        last=True,
+    )
+    bits = np.unpackbits(mask[0].view(np.uint8), axis=1, bitorder="little").astype(bool)
+    assert not bits[:, sign < 0].any()
+    assert bits[:neurons].diagonal()[sign > 0].all()

@@ -566,9 +566,9 @@ def test_workspace_is_an_upper_bound(
         tmp_path
     )
     config = read_config(tmp_path / "config.json")
-    bound = opt.workspace_bytes(config, 512, dtype)
-    fixed = opt._ATTENTION_BUFFER_BYTES + opt._PRODUCT_BUFFER_BYTES
+    # What is not torch's memory does not show in the profile.
+    bound = opt.workspace_bytes(config, 512, dtype) - opt._PRODUCT_BUFFER_BYTES
     used = allocated(config, lengths, dtype, tmp_path)
     assert used <= bound
     if lengths[0] > 1:
-        assert used >= 0.4 * (bound - fixed)
+        assert used >= 0.6 * bound

@@ -367,12 +367,13 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     rows = max(MICRO_BATCH_TOKENS, context)
     padded = -(-rows // ROWS) * ROWS + 1
     group = max(ATTENTION_ROWS, bucket(context))
-    block = ROWS * width * (item + 2 * 4)
-    # q, k, v and the result for all rows; of a group: q, k, v gathered, k and v by head, result.
-    attend = padded * 4 * width * item + group * (3 + 2 + 1) * width * item
-    attend += group * config.num_attention_heads * 4 + _ATTENTION_BUFFER_BYTES
-    forward = rows * width * item + ROWS * (neurons + width) * (item + 4)
-    return rows * width * 4 + max(attend, forward) + block + _PRODUCT_BUFFER_BYTES
+    # In `_Scratch`, kept: q, k, v and the result of all rows, k and v of a group, x, one block.
+    kept = (padded * 4 + group * 2 + rows + ROWS) * width * item
+    # For a while: q, k, v of a group gathered, and its result; or a block of `ops.ffn`.
+    attend = group * (4 * width * item + 4 * config.num_attention_heads) + _ATTENTION_BUFFER_BYTES
+    forward = ROWS * (neurons + 2 * width) * item
+    block = ROWS * width * 2 * 4
+    return rows * width * 4 + kept + max(attend, forward) + block + _PRODUCT_BUFFER_BYTES
 
 
 # Scores of 256 x 512 (query, key) pairs in two dtypes, and running sums, in torch's CPU kernel.
