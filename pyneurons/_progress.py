@@ -81,6 +81,8 @@ class Progress:
         self._scale, self._unit = scale, unit
         self._began = self._last_line = time.monotonic()
         if self._bar is not None:
+            for task in self._bar.tasks:  # a stage whose size was unknown, or overestimated
+                self._bar.update(task.id, total=task.completed or 1, completed=task.completed or 1)
             self._task = self._bar.add_task(what, total=total, unit=unit, scale=scale)
 
     def say(self, what: str) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from pyneurons._scanned import Scan
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="pyneurons",
     help="On which tokens of a corpus does each feed-forward neuron of an OPT model fire?",
@@ -293,9 +295,11 @@ def _guarded(run: Callable[[], None]) -> int:
     except PyneuronsError as error:
         Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)))
         return error.exit_code
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing was written at --out")
-        return 130
+    except SystemExit as stop:
+        # typer turns a KeyboardInterrupt into this code, without a word.
+        if stop.code == INTERRUPTED:
+            Console(stderr=True).print("interrupted; what stands at --out was not touched")
+        raise
     return 0
 
 

@@ -183,6 +183,14 @@ def test_the_borders_of_the_definition(fires: list[int], occurrences: list[int],
         assert found["covered"] == [covered]
 
 
+def test_shares_are_exact():
+    # As floats 0.07 * 100 is 7.000000000000001, and 0.29 * 100 is 28.999999999999996.
+    assert one_neuron([7], [100], precision=0.07)["covered"] == [[[100]]]
+    assert one_neuron([6], [100], precision=0.07)["covered"] == []
+    assert one_neuron([7, 93], [7, 1000], coverage=0.07)["covered"] == [[[100]]]
+    assert one_neuron([28, 72], [28, 1000], coverage=0.29)["covered"] == []
+
+
 def test_min_count_restricts_what_is_covered_and_nothing_else():
     # The token seen once still counts in the covering number and in A_n.
     assert one_neuron([19, 1], [19, 1], min_count=2)["covered"] == [[[100]]]
@@ -396,6 +404,14 @@ def test_the_bounds_hold_where_the_chance_is_large():
     found = expected_detectors(np.full(3, 404), occurrences, number, n=1)
     assert found.total == pytest.approx(3)
     assert found.total_supported == pytest.approx(3)
+
+
+@pytest.mark.parametrize(("fires", "number"), [(1, 1), (3, 1), (10, 1), (52, 1), (53, 0)])
+def test_ngrams_that_occur_once_make_detectors_of_chance(fires: int, number: int):
+    # The 50 most frequent n-grams have a 20,000th of the positions, but any 50 will do.
+    found = expected_detectors(np.array([fires]), np.array([1]), np.array([10**6]), n=3)
+    assert found.total == number
+    assert found.total_supported == 0
 
 
 def test_the_expected_number_adds_up_over_neurons_and_layers():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -187,3 +189,21 @@ def test_python_dash_m() -> None:
         [sys.executable, "-m", "pyneurons", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("pyneurons ")
+
+
+def test_an_interrupted_scan_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.full((20_000, 64), 7))
+    arguments = ["scan", str(model), str(tmp_path / "rows.npy"), "--out", str(tmp_path / "run")]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pyneurons", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".run.partial" / "corpus.safetensors").exists():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "interrupted" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npy"]

@@ -22,6 +22,7 @@ import constructed
 import pyneurons
 import pyneurons.errors
 from naive import (
+    Detector,
     Statistics,
     covering_number,
     load,
@@ -121,9 +122,9 @@ def entropy(share: float) -> float:
 
 
 def test_the_oracle_takes_shares_exactly() -> None:
-    held = np.array([19, 1])
-    assert covering_number(held, 20, Fraction(19, 20)) == 1
-    assert covering_number(held, 20, Fraction(951, 1000)) == 2
+    held_by = np.array([19, 20])
+    assert covering_number(held_by, 20, Fraction(19, 20)) == 1
+    assert covering_number(held_by, 20, Fraction(951, 1000)) == 2
 
 
 @pytest.mark.parametrize(
@@ -290,10 +291,7 @@ def report(line: str) -> None:
 
 
 def test_every_count_is_that_of_the_bits(case: Case) -> None:
-    statistics = count(case)
-    for row, layer in enumerate(case.scan.layers):
-        same_layer(case.scan, row, layer, statistics[row])
-    same_tables(case.scan, statistics)
+    same_counts(case)
 
 
 def test_bounds_of_every_neuron(case: Case) -> None:
@@ -382,10 +380,7 @@ def test_demo_bits(demo: Case, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_demo_counts(demo: Case) -> None:
-    statistics = count(demo)
-    for row, layer in enumerate(demo.scan.layers):
-        same_layer(demo.scan, row, layer, statistics[row])
-    same_tables(demo.scan, statistics)
+    same_counts(demo)
 
 
 @pytest.mark.slow
@@ -395,30 +390,74 @@ def test_the_whole_demo(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         report(f"whole demo: {compared} cells compared, {inside} nearer than {BAND}")
     assert inside <= MOST_INSIDE * compared
-    statistics = count(case)
-    for row, layer in enumerate(case.scan.layers):
-        same_layer(case.scan, row, layer, statistics[row])
-    same_tables(case.scan, statistics)
+    same_counts(case)
 
 
 # ----- comparing ---------------------------------------------------------------------------------
 
 
-def count(case: Case) -> list[Statistics]:
-    """Every statistic of every layer over the scan's own bits."""
+def same_counts(case: Case) -> None:
+    """Count over the scan's own bits, layer by layer, and compare arrays, then tables."""
+    scan = case.scan
     shared = {n: naive_ngrams(case.ids, case.starts, n) for n in ORDERS}
-    return [
-        naive_statistics(
-            case.scan.bits(layer),
+    detectors: dict[int, list[dict[int, Detector]]] = {n: [] for n in ORDERS}
+    swept: list[list[dict[int, Detector]]] = [[] for _ in SWEEPS]
+    not_kept = [0 for _ in SWEEPS]
+    positional: dict[tuple[int, int], dict[str, Any]] = {}
+    for row, layer in enumerate(scan.layers):
+        expected = naive_statistics(
+            scan.bits(layer),
             case.ids,
             case.starts,
             case.owner,
-            tuple(case.scan.domain_tokens),
+            tuple(scan.domain_tokens),
             case.context,
             ngrams=shared,
         )
-        for layer in case.scan.layers
-    ]
+        same_layer(scan, row, layer, expected)
+        for n in ORDERS:
+            detectors[n].append(expected.ngrams[n].detectors())
+        for number, sweep in enumerate(SWEEPS):
+            found, lost = naive_sweep(expected, **sweep)
+            swept[number].append(found)
+            not_kept[number] += lost
+        if expected.full_sequences[None] >= 50:
+            positional |= {
+                (layer, neuron): naive_positional(expected, neuron)
+                for neuron in expected.positional()
+            }
+    for n in ORDERS:
+        same_detectors(scan, scan.detectors(n=n), detectors[n])
+        same_ensemble(scan.detected(n), detectors[n])
+    for sweep, expected_rows, lost in zip(SWEEPS, swept, not_kept, strict=True):
+        same_sweep(scan, sweep, expected_rows, lost)
+    same_positional(scan, positional)
+
+
+def naive_sweep(
+    layer: Statistics,
+    n: int,
+    K: int,
+    coverage: float = 0.95,
+    precision: float = 0.95,
+    min_count: int = 1,
+) -> tuple[dict[int, Detector], int]:
+    """Return the detectors at other thresholds, and how many candidates have no kept list."""
+    order = layer.ngrams[n]
+    share = Fraction(str(coverage))
+    found = order.detectors(K, share, Fraction(str(precision)), min_count)
+    return found, int(((order.covering > KEPT_LISTS) & (order.covering_at(share) <= K)).sum())
+
+
+def naive_positional(layer: Statistics, neuron: int) -> dict[str, Any]:
+    """Return the columns of one positional neuron."""
+    sequences = layer.full_sequences[None]
+    return {
+        "mi": float(layer.mi[None][neuron]),
+        "bias": layer.bias,
+        "sequences": sequences,
+        "kind": naive_type(layer.position_fires[None][neuron], sequences),
+    }
 
 
 def same_layer(scan: Any, row: int, layer: int, expected: Statistics) -> None:
@@ -450,33 +489,15 @@ def same_layer(scan: Any, row: int, layer: int, expected: Statistics) -> None:
         assert array.shape == scan.fires.shape
 
 
-def same_tables(scan: Any, statistics: list[Statistics]) -> None:
-    """Compare the tables: detectors at several thresholds, the ensemble, positional neurons."""
-    for n in ORDERS:
-        expected = [layer.ngrams[n].detectors() for layer in statistics]
-        same_detectors(scan, scan.detectors(n=n), expected)
-        same_ensemble(scan.detected(n), expected)
-    for sweep in SWEEPS:
-        same_sweep(scan, statistics, sweep)
-    same_positional(scan, statistics)
-
-
-def same_sweep(scan: Any, statistics: list[Statistics], sweep: dict[str, Any]) -> None:
-    """A sweep is exact, or refused where some neuron's list was not kept."""
-    n, largest = sweep["n"], sweep["K"]
-    shares = {key: Fraction(str(sweep[key])) for key in ("coverage", "precision") if key in sweep}
-    orders = [layer.ngrams[n] for layer in statistics]
+def same_sweep(
+    scan: Any, sweep: dict[str, Any], expected: list[dict[int, Detector]], not_kept: int
+) -> None:
+    """A sweep is exact; it may be refused where some candidate's list was not kept."""
     try:
         table = scan.detectors(**sweep)
     except pyneurons.errors.InputError:
-        numbers = [order.covering_at(shares.get("coverage", Fraction(19, 20))) for order in orders]
-        assert any(
-            ((order.covering > KEPT_LISTS) & (number <= largest)).any()
-            for order, number in zip(orders, numbers, strict=True)
-        ), sweep
+        assert not_kept > 0, sweep
         return
-    least = sweep.get("min_count", 1)
-    expected = [order.detectors(largest, min_count=least, **shares) for order in orders]
     same_detectors(scan, table, expected)
 
 
@@ -505,23 +526,17 @@ def same_ensemble(table: Any, expected: list[dict[int, Any]]) -> None:
         assert table[name].to_pylist() == numbers, name
 
 
-def same_positional(scan: Any, statistics: list[Statistics]) -> None:
+def same_positional(scan: Any, expected: dict[tuple[int, int], dict[str, Any]]) -> None:
     """Compare which neurons pass, their numbers, and their type where its definition decides."""
-    enough = scan.full_sequences >= 50
-    expected = {
-        (layer, neuron): one
-        for layer, one in zip(scan.layers, statistics, strict=True)
-        for neuron in (one.positional() if enough else [])
-    }
     found = {(row["layer"], row["neuron"]): row for row in scan.positional().to_pylist()}
     assert sorted(found) == sorted(expected)
-    for (layer, neuron), one in expected.items():
-        row = found[layer, neuron]
-        assert row["mi"] == pytest.approx(float(one.mi[None][neuron]), abs=1e-12)
-        assert row["bias"] == pytest.approx(one.bias, abs=1e-15)
-        assert row["sequences"] == one.full_sequences[None]
-        kind = naive_type(one.position_fires[None][neuron], one.full_sequences[None])
-        if kind is not None:
-            assert row["type"] == kind[0], (layer, neuron)
-            if kind[1] is not None:
-                assert row["strength"] == kind[1], (layer, neuron)
+    for place, one in expected.items():
+        row = found[place]
+        assert row["mi"] == pytest.approx(one["mi"], abs=1e-12)
+        assert row["bias"] == pytest.approx(one["bias"], abs=1e-15)
+        assert row["sequences"] == one["sequences"]
+        if one["kind"] is not None:
+            kind, strength = one["kind"]
+            assert row["type"] == kind, place
+            if strength is not None:
+                assert row["strength"] == strength, place

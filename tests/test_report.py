@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +30,10 @@ from pyneurons.report.figures_ngrams import (
 from pyneurons.report.figures_positional import Curve, draw_examples, draw_map, draw_ranges
 from pyneurons.report.style import TYPE_COLOURS, Line, legible, printable
 from pyneurons.report.textplot import plot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 FIGURES = [
     "figure-01a-dead",
@@ -61,7 +63,7 @@ def words(path: Path) -> list[str]:
     """Return the texts of an SVG file."""
     texts = [
         "".join(element.itertext()).strip()
-        for element in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")
+        for element in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")
     ]
     return [text for text in texts if text]
 

@@ -67,6 +67,9 @@ class Settings:
     firing_from: float = 0.4445
     firing_cost: float = 3e-3
     firing_scale: float = 0.1
+    # The first layer, which sees single tokens, pays more: rising over a fifteenth of the run.
+    first_layer_from: float = 0.58
+    first_layer_factor: float = 8.0
     # The default of OPT is 0.02 for both. Positions of that size are drowned by the tokens before
     # a run this short has found a use for them.
     position_std: float = 0.05
@@ -317,8 +320,10 @@ def penalty(activations: list[Any], step: int, steps: int, settings: Settings) -
     tokens = activations[0].numel() // settings.ffn
     if step >= settings.firing_from * steps:
         scale = settings.firing_scale
-        cost = sum(torch.log1p(one.float() / scale).sum() for one in activations)
-        return settings.firing_cost * scale * cost / tokens
+        costs = [torch.log1p(one.float() / scale).sum() for one in activations]
+        share = min(1.0, max(0.0, 15 * (step / steps - settings.first_layer_from)))
+        factor = 1 + share * (settings.first_layer_factor - 1)
+        return settings.firing_cost * scale * (factor * costs[0] + sum(costs[1:])) / tokens
     share = min(1.0, max(0.0, 6 * step / steps - 1))
     weight = settings.sparsity + share * (settings.final_sparsity - settings.sparsity)
     return weight * sum(one.float().sum() for one in activations) / tokens

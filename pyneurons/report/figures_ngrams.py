@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 NAMES: Final = {1: "token", 2: "bigram", 3: "trigram"}
 LAYER_LABEL: Final = "layer (the first is 0)"
 
+# Larger than a filled marker: it is still seen where the two lines coincide.
+_RING: Final[dict[str, Any]] = {
+    "markerfacecolor": "white", "markeredgewidth": 0.8, "markersize": 6.0,
+}  # fmt: skip
 _PROMOTED, _SUPPRESSED = "#0072b2", "#b5510b"
 
 
@@ -121,14 +125,14 @@ def draw_detectors(runs: Sequence[Detection], n: int) -> Figure:
         marker = MARKERS[i % len(MARKERS)]
         axes.plot(run.layer, run.chance, color=colour, linestyle=":", linewidth=1.0, zorder=3)
         axes.plot(
-            run.layer, run.supported, color=colour, linestyle="--", marker=marker,
-            markerfacecolor="white", markeredgewidth=0.9, zorder=4,
+            run.layer, run.supported, color=colour, linestyle="--", marker=marker, **_RING,
+            zorder=4,
         )  # fmt: skip
         axes.plot(run.layer, run.detectors, color=colour, marker=marker, zorder=5)
     _finish(axes, runs, f"{name_of(n)} detectors")
     styles: dict[str, dict[str, Any]] = {
         "all": {"linestyle": "-", "marker": "o"},
-        "supported": {"linestyle": "--", "marker": "o", "markerfacecolor": "white"},
+        "supported": {"linestyle": "--", "marker": "o", **_RING},
         "expected by chance": {"linestyle": ":", "linewidth": 1.0},
     }
     _line_legend(axes, runs, styles)
@@ -144,12 +148,15 @@ def draw_detected(runs: Sequence[Detection], n: int) -> Figure:
     axes = figure.subplots()
     for i, run in enumerate(runs):
         colour, marker = LINES[i % len(LINES)], MARKERS[i % len(MARKERS)]
-        axes.plot(run.layer, run.cumulative, color=colour, linestyle="--", zorder=4)
+        axes.plot(
+            run.layer, run.cumulative, color=colour, linestyle="--", marker=marker, **_RING,
+            zorder=4,
+        )  # fmt: skip
         axes.plot(run.layer, run.detected, color=colour, marker=marker, zorder=5)
     _finish(axes, runs, f"detected {name_of(n)}s")
     styles: dict[str, dict[str, Any]] = {
         "in the layer": {"linestyle": "-", "marker": "o"},
-        "up to the layer": {"linestyle": "--"},
+        "up to the layer": {"linestyle": "--", "marker": "o", **_RING},
     }
     _line_legend(axes, runs, styles)
     return figure

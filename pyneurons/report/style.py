@@ -69,7 +69,7 @@ _RC: Final[dict[str, Any]] = {
     "lines.markersize": 3.5,
     "legend.frameon": False,
     "legend.fontsize": 7.5,
-    "legend.handlelength": 1.8,
+    "legend.handlelength": 2.4,
     "legend.borderaxespad": 0.3,
     "figure.facecolor": "white",
     "figure.dpi": 200,

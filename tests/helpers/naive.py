@@ -182,6 +182,7 @@ class NgramStatistics:
     ngrams: Ngrams
     fires: Ids  # A_n [F]
     counts: list[tuple[Ids, Ids]]  # per neuron: n-gram ids, fires on each (never 0)
+    held_by: list[Ids]  # per neuron: fires on its first k n-grams, the largest first, k = 1, 2, ...
     histogram: list[dict[int, int]]  # per neuron: fires on an n-gram -> number of such n-grams
     covering: Ids  # [F], at the share 19/20
     all_fires: Ids  # [F]
@@ -189,7 +190,10 @@ class NgramStatistics:
     def covering_at(self, share: Fraction) -> Ids:
         """Return the least number of n-grams that hold at least ``share`` of A_n."""
         return np.array(
-            [covering_number(held, int(a), share) for (_, held), a in self._neurons()],
+            [
+                covering_number(so_far, int(total), share)
+                for so_far, total in zip(self.held_by, self.fires, strict=True)
+            ],
             dtype=np.int64,
         )
 
@@ -204,9 +208,9 @@ class NgramStatistics:
         largest = LARGEST_LIST[self.ngrams.n] if largest is None else largest
         rows = {}
         numbers = self.covering_at(coverage)
-        for neuron, ((grams, held), total) in enumerate(self._neurons()):
-            if not 1 <= numbers[neuron] <= largest:
-                continue
+        for neuron in np.flatnonzero((numbers >= 1) & (numbers <= largest)).tolist():
+            grams, held = self.counts[neuron]
+            total = int(self.fires[neuron])
             seen = self.ngrams.occurrences[grams]
             precise = held * precision.denominator >= seen * precision.numerator
             covered = precise & (seen >= min_count)
@@ -217,17 +221,14 @@ class NgramStatistics:
             rows[neuron] = Detector(
                 n=self.ngrams.n,
                 fires=int(self.all_fires[neuron]),
-                ngram_fires=int(total),
+                ngram_fires=total,
                 covering=int(numbers[neuron]),
                 covered=[self.ngrams.tokens[g] for g in grams[covered]],
-                coverage=share / int(total),
+                coverage=share / total,
                 min_occurrences=int(seen[covered].min()),
                 support=int(held[frequent].sum()),
             )
         return rows
-
-    def _neurons(self) -> Any:
-        return zip(self.counts, self.fires, strict=True)
 
 
 @dataclass
@@ -265,12 +266,11 @@ class Statistics:
         return np.flatnonzero(self.mi[None] > threshold).tolist()
 
 
-def covering_number(held: Ids, total: int, share: Fraction) -> int:
-    """Sort by fires, take from the top until the share is reached; 0 without fires."""
+def covering_number(held_by: Ids, total: int, share: Fraction) -> int:
+    """Return the first k whose ``held_by[k - 1]`` is the share of ``total``; 0 without fires."""
     if total == 0:
         return 0
-    so_far = np.cumsum(np.sort(held)[::-1])
-    enough = so_far * share.denominator >= total * share.numerator
+    enough = held_by * share.denominator >= total * share.numerator
     return int(np.argmax(enough)) + 1
 
 
@@ -357,6 +357,7 @@ def one_order(bits: Bits, all_fires: Ids, index: Ngrams) -> NgramStatistics:
     countable = np.flatnonzero(index.of_row >= 0)
     ends = index.of_row[countable]
     counts = []
+    held_by = []
     histogram = []
     width = bits.shape[1]
     total = np.zeros(width, dtype=np.int64)
@@ -368,10 +369,11 @@ def one_order(bits: Bits, all_fires: Ids, index: Ngrams) -> NgramStatistics:
         held = per_gram[grams].astype(np.int64)
         counts.append((grams, held))
         total[neuron] = held.sum()
-        covering[neuron] = covering_number(held, int(total[neuron]), Fraction(19, 20))
-        sizes, numbers = np.unique(held, return_counts=True)
-        histogram.append(dict(zip(sizes.tolist(), numbers.tolist(), strict=True)))
-    return NgramStatistics(index, total, counts, histogram, covering, all_fires)
+        held_by.append(np.cumsum(np.sort(held)[::-1]))
+        covering[neuron] = covering_number(held_by[-1], int(total[neuron]), Fraction(19, 20))
+        numbers = np.bincount(held)
+        histogram.append({size: int(numbers[size]) for size in np.flatnonzero(numbers).tolist()})
+    return NgramStatistics(index, total, counts, held_by, histogram, covering, all_fires)
 
 
 # ----- all layers --------------------------------------------------------------------------------
