@@ -343,7 +343,8 @@ class Scan:
     ) -> Table:
         """Return the positional neurons with their types (definitions 7 and 8).
 
-        With fewer than ``min_sequences`` full sequences type and strength are null.
+        With fewer than ``min_sequences`` full sequences nothing is decided: the table is empty and
+        ``positional`` is null in `neurons`; `mi` is there all the same.
         """
         return table(self._positional(mi, min_sequences, rules, domain))
 

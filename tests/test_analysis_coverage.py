@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from firing_lists import count, histograms, made_up, totals
 
+from firing_lists import count, histograms, made_up, totals
 from pyneurons.analysis.coverage import (
     BUCKET_EDGES,
     bucket_counts,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from firing_lists import count, histograms, made_up, spectrum, totals
 
+from firing_lists import count, histograms, made_up, spectrum, totals
 from pyneurons.analysis import detectors as module
 from pyneurons.analysis.detectors import detectors, expected_detectors, roles, supported
 from pyneurons.covering import covering_number

@@ -241,6 +241,13 @@ def test_three_crossings_make_an_oscillation():
     assert classify(shallow[None], N)[0].tolist() == ["both"]
 
 
+@pytest.mark.parametrize(("low", "high", "kind"), [(50, N, "both"), (49, N, "oscillatory")])
+def test_a_quarter_of_the_span_itself_is_not_below_a_quarter(low: int, high: int, kind: str):
+    levels = np.repeat([0, high, low, high, low, high], 40)[None]
+    assert classify(levels, N)[0].tolist() == [kind]
+    assert classify(N - levels, N)[0].tolist() == [kind]
+
+
 def test_the_rules_are_parameters():
     u = np.arange(256) / 256
     square = (np.floor(u * 6) % 2).astype(int)[None] * N  # five crossings

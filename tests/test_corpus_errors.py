@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import texts
 from pyarrow import parquet
 
+import texts
 from pyneurons import corpus
 from pyneurons.corpus import Corpus, assemble, bytestreams
 from pyneurons.errors import InputError, IntegrityError

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import texts
 from pyarrow import parquet
 
+import texts
 from pyneurons import corpus
 from pyneurons.corpus import Corpus, bytestreams, readers
 from pyneurons.errors import InputError
@@ -160,6 +160,16 @@ def test_fields_are_names_or_paths(tmp_path: Path) -> None:
     assert documents(limited, "Books") == encoded("one")
     assert documents(limited, "ArXiv") == encoded("two")
     assert limited.left_out["over_max_tokens:Books"] == len(encoded("three")[0]) + 1
+
+
+def test_a_domain_begins_with_its_first_token() -> None:
+    records = [("a", ""), ("b", "one"), ("a", "two"), ("c", ""), ("b", "")]
+    made = read([{"text": t, "d": d} for d, t in records], domain_field="d")
+    assert made.domains == ("b", "a")
+    assert made.documents == 2
+    assert made.left_out["empty_documents"] == 3
+    with pytest.raises(InputError, match="no token in it"):
+        read([{"text": "", "d": "c"}], domain_field="d")
 
 
 def test_ids_in_a_column_are_read_where_there_is_no_text(tmp_path: Path) -> None:

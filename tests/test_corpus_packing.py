@@ -159,6 +159,9 @@ def test_domains_follow_one_another_and_share_the_limit() -> None:
     limited = read(domains, 6, max_tokens=200)  # 67, 67 and 66
     for name, share in zip(domains, (67, 67, 66), strict=True):
         assert share - 6 < limited.domain_tokens[name] <= share
+    pairs = {name: [[5]] * 9 for name in domains}  # sequences of 2; shares of 4, 4 and 3
+    shared = read(pairs, 6, packing="document", max_tokens=11)
+    assert shared.domain_tokens == {"b": 4, "a": 4, "c": 2}
     by_name = read(domains, 6, max_tokens={"a": 50})
     assert 44 < by_name.domain_tokens["a"] <= 50
     assert by_name.domain_tokens["b"] == rows["b"]
@@ -176,11 +179,11 @@ def test_shuffle_is_a_drawn_order_of_whole_sequences() -> None:
     assert one != plain
     assert sorted(one) == sorted(plain)
     # A limit takes the first of the same order, and says what it left.
-    lengths = [len(sequence) for sequence in one]
-    made = read(documents, 6, shuffle_seed=1, max_tokens=100)
-    assert sequences(made) == one[: made.sequences]
-    assert 94 < made.tokens <= 100
-    assert made.left_out["over_max_tokens:corpus"] == sum(lengths) - made.tokens
+    lengths = np.cumsum([len(sequence) for sequence in one])
+    for limit in range(90, 110):
+        made = read(documents, 6, shuffle_seed=1, max_tokens=limit)
+        assert sequences(made) == one[: np.searchsorted(lengths, limit, side="right")]
+        assert made.left_out["over_max_tokens:corpus"] == lengths[-1] - made.tokens
     # The order of a domain depends on its name and not on the domains beside it.
     two = read({"first": made_up(9, 20), "corpus": documents}, 6, shuffle_seed=1)
     assert sequences(two)[-len(one) :] == one

@@ -11,8 +11,8 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pyarrow as pa
 import pytest
-from made_up_runs import MadeUp
 
+from made_up_runs import MadeUp
 from pyneurons.analysis.coverage import BUCKET_EDGES, bucket_counts
 from pyneurons.analysis.positional import STRENGTHS, TYPES
 from pyneurons.errors import InputError, ShapeError
@@ -126,7 +126,7 @@ def test_the_same_run_gives_the_same_bytes_and_arrow_tables_do_too(
 
 def test_several_runs_share_six_figures(tmp_path: Path):
     runs = [
-        small(name="$a_{b", ngrams=(1,), positional_counts={}, most_detectors=3),
+        small(name="$a_{b", ngrams=(1,), positional_counts={}, most_detectors=8),
         small(name="$a_{b", n_model_layers=4, layers=[1, 3], ngrams=(3,), full_sequences=20),
     ]
     paths = write_figures(runs, tmp_path)
@@ -135,6 +135,16 @@ def test_several_runs_share_six_figures(tmp_path: Path):
         own = [name] if name.split("-")[1] in SHARED else [f"{name}-a-b", f"{name}-a-b-2"]
         assert [found for found in names if found.startswith(name)] == own
     assert len(names) == len(set(names))
+    # The table: supported detectors of the lower half with most fires, by layer and neuron.
+    found = runs[0].detectors(1)
+    fields = ("layer", "neuron", "ngram_fires", "support")
+    rows = list(zip(*(found[field] for field in fields), strict=True))
+    known = [row for row in rows if row[0] < 3 and row[2] == row[3]]
+    assert len([row for row in rows if row[0] < 3]) > len(known)
+    places = [f"{a}.{b}" for a, b, *_ in sorted(sorted(known, key=lambda row: -row[2])[:12])]
+    assert [w for w in words(tmp_path / "figure-05-detectors-a-b.svg") if w in places] == places
+    every = {f"{a}.{b}" for a, b, *_ in rows}
+    assert every & set(words(tmp_path / "figure-05-detectors-a-b.svg")) == set(places)
     shared = words(tmp_path / "figure-01a-dead.svg")
     assert "$a_{b" in shared
     assert "$a_{b (2)" in shared

@@ -242,10 +242,14 @@ class _Assembly:
             encoded = _ids_only(parts) if encoder is None else encoder.encode(parts)
             with closing(encoded):
                 for part in encoded:
+                    ids = cast("Ids", part.content)
                     packer = packers.get(part.domain)
                     if packer is None:
+                        if not ids.size:  # a domain begins with its first token
+                            self._tally.empty_documents += part.last
+                            continue
                         packer = packers[part.domain] = self._new_domain(part)
-                    packer.add(cast("Ids", part.content))
+                    packer.add(ids)
                     if part.last:
                         packer.end_document()
                     if packer.full:
@@ -408,7 +412,7 @@ class _Assembly:
                 message = f"{paths[0]}: an empty corpus, there is no token in domain {name!r}"
                 raise InputError(message)
         if not have:
-            message = f"{self._sources[0].name}: an empty corpus, there is no record in it"
+            message = f"{self._sources[0].name}: an empty corpus, there is no token in it"
             raise InputError(message)
 
 

@@ -70,6 +70,12 @@ class Settings:
     # The first layer, which sees single tokens, pays more: rising over a fifteenth of the run.
     first_layer_from: float = 0.58
     first_layer_factor: float = 8.0
+    # A second stage: more tokens, the rate raised once more, and a price of its own for each
+    # neuron (see `prices`), so that one model shows what different prices make of a neuron.
+    late_from_step: int = 4067
+    late_tokens: int = 6_758_400
+    late_learning_rate: float = 6e-4
+    late_final_learning_rate: float = 3e-5
     # The default of OPT is 0.02 for both. Positions of that size are drowned by the tokens before
     # a run this short has found a use for them.
     position_std: float = 0.05
@@ -287,9 +293,14 @@ def held_out_losses(
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine down to the final rate."""
+    """Linear warm-up, then half a cosine towards the final rate; another in the second stage."""
     if step < settings.warm_up:
         return settings.learning_rate * (step + 1) / settings.warm_up
+    if step >= settings.late_from_step:
+        last = settings.late_from_step + settings.late_tokens // (settings.batch * settings.context)
+        share = (step - settings.late_from_step) / max(1, last - settings.late_from_step)
+        low, high = settings.late_final_learning_rate, settings.late_learning_rate
+        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * min(1.0, share)))
     share = (step - settings.warm_up) / max(1, steps - settings.warm_up)
     low, high = settings.final_learning_rate, settings.learning_rate
     return low + 0.5 * (high - low) * (1 + math.cos(math.pi * min(1.0, share)))
@@ -298,8 +309,9 @@ def learning_rate(step: int, steps: int, settings: Settings) -> float:
 def penalty(activations: list[Any], step: int, steps: int, settings: Settings) -> Any:
     """Return what the activations of one batch cost, a mean over its tokens.
 
-    At first their sum, with a weight that rises from a sixth to a third of the run; in the end
-    ``scale * log(1 + activation / scale)``, which asks for fewer fires and not for weaker ones.
+    At first their sum, with a weight that rises from a sixth to a third of the run; then
+    ``scale * log(1 + activation / scale)``, which asks for fewer fires and not for weaker ones; in
+    the second stage each neuron has a price of its own.
 
     Parameters
     ----------
@@ -318,6 +330,13 @@ def penalty(activations: list[Any], step: int, steps: int, settings: Settings) -
     import torch
 
     tokens = activations[0].numel() // settings.ffn
+    if step >= settings.late_from_step:
+        scale = settings.firing_scale
+        late = [
+            (prices(layer, settings.ffn) * torch.log1p(one.float() / scale)).sum()
+            for layer, one in enumerate(activations)
+        ]
+        return settings.firing_cost * scale * sum(late) / tokens
     if step >= settings.firing_from * steps:
         scale = settings.firing_scale
         costs = [torch.log1p(one.float() / scale).sum() for one in activations]
@@ -327,6 +346,21 @@ def penalty(activations: list[Any], step: int, steps: int, settings: Settings) -
     share = min(1.0, max(0.0, 6 * step / steps - 1))
     weight = settings.sparsity + share * (settings.final_sparsity - settings.sparsity)
     return weight * sum(one.float().sum() for one in activations) / tokens
+
+
+def prices(layer: int, ffn: int) -> Any:
+    """Return what a fire of each neuron costs in the second stage, in units of `firing_cost`.
+
+    In the first layer half of the neurons pay 4 to 64, rising with their index, and the other half
+    nothing; in the others half pay 1, and the other half 1 to 16.
+    """
+    import torch
+
+    half = ffn // 2
+    rising = torch.logspace(0, 4, half, base=2.0)
+    if layer == 0:
+        return torch.cat([4 * rising, torch.zeros(ffn - half)])
+    return torch.cat([torch.ones(ffn - half), rising])
 
 
 def export(model: Any, directory: Path) -> None:
@@ -411,6 +445,7 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
     )
     per_step = settings.batch * settings.context
     steps = math.ceil(settings.tokens / per_step)
+    last_step = settings.late_from_step + settings.late_tokens // per_step
     log: dict[str, Any] = {"train": [], "held_out": [], "seconds": 0.0, "step": 0}
     if resumed:
         state = torch.load(state_path, weights_only=False)
@@ -441,7 +476,7 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
             {
                 "tokens": log["step"] * per_step,
                 "steps": log["step"],
-                "finished": log["step"] == steps,
+                "finished": log["step"] == last_step,
                 "seconds": round(seconds, 1),
                 "tokens_per_second": round(log["step"] * per_step / max(seconds, 1e-9), 1),
                 "parameters": sum(p.numel() for p in model.parameters()),
@@ -473,7 +508,7 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
     began, saved, running = time.monotonic(), time.monotonic(), []
     before, tokens_before = log["seconds"], log["step"] * per_step
     next_evaluation = (log["step"] * per_step // 1_000_000 + 1) * 1_000_000
-    for step in range(log["step"], steps):
+    for step in range(log["step"], last_step):
         ids = torch.from_numpy(mixture.batch().astype(np.int64))
         rate = learning_rate(step, steps, settings)
         for group in optimizer.param_groups:
@@ -489,7 +524,7 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
         log["step"] = step + 1
         tokens = log["step"] * per_step
         log["seconds"] = before + time.monotonic() - began
-        if log["step"] % 40 == 0 or log["step"] == steps:
+        if log["step"] % 40 == 0 or log["step"] == last_step:
             mean, costs = (
                 round(sum(column) / len(running), 4) for column in zip(*running, strict=True)
             )
@@ -499,14 +534,14 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
             )
             speed = (tokens - tokens_before) / (time.monotonic() - began)
             print(
-                f"step {log['step']}/{steps}  tokens {tokens:,}  loss {mean:.4f}  penalty {costs:.4f}  lr {rate:.2e}  "
+                f"step {log['step']}/{last_step}  tokens {tokens:,}  loss {mean:.4f}  penalty {costs:.4f}  lr {rate:.2e}  "
                 f"{speed:,.0f} tokens/s",
                 flush=True,
             )
-        if tokens >= next_evaluation or log["step"] == steps:
+        if tokens >= next_evaluation or log["step"] == last_step:
             evaluate()
             next_evaluation += 1_000_000
-        if time.monotonic() - saved > 60 * minutes or log["step"] == steps:
+        if time.monotonic() - saved > 60 * minutes or log["step"] == last_step:
             save()
             saved = time.monotonic()
 
