@@ -195,7 +195,7 @@ def scan_command(
 ) -> None:
     """Scan a model over a corpus.
 
-    [bold]pyneurons scan facebook/opt-125m wiki.txt --out runs/wiki[/bold]
+    [bold]pyneurons scan ./opt-125m wiki.txt --out runs/wiki[/bold]
     [bold]pyneurons scan ./opt-125m wiki='wiki/*.jsonl.zst' code=code.parquet --out runs/two --memory 4GB[/bold]
     [bold]pyneurons scan ./opt-125m pile.jsonl --domain-field meta.pile_set_name --max-tokens 5e6 --out runs/pile[/bold]
     """

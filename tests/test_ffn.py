@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -258,6 +260,24 @@ def test_same_for_any_number_of_threads(cpp_backend, dtype):
         assert np.array_equal(many.mask.view, one.mask.view)
         assert torch.equal(many.z_max, one.z_max)
         assert torch.equal(many.residual, one.residual)
+
+
+def test_several_callers_at_once(cpp_backend):
+    """The engine runs micro-batches on Python threads: no call may see another's workspace."""
+    alone = [
+        Block(300, 24, 200, 8, torch.float32, seed=10 * seed, lattice=False).run(cpp_backend)
+        for seed in range(4)
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            together = [
+                Block(300, 24, 200, 8, torch.float32, seed=10 * seed, lattice=False)
+                for seed in range(4)
+            ]
+            list(pool.map(lambda block: block.run(cpp_backend), together))
+            for one, other in zip(alone, together, strict=True):
+                assert np.array_equal(one.mask.view, other.mask.view)
+                assert torch.equal(one.residual, other.residual)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

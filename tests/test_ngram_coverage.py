@@ -108,17 +108,22 @@ def test_every_count_of_short_segments(cpp_backend, density, length):
 
 @pytest.mark.parametrize("length", [2, 3, 5])
 def test_more_short_segments_than_a_bit_plane_counter_holds(cpp_backend, length):
-    fires = inputs.bits(40, 40)
-    fires[:, 11] = True
+    # Neurons that lie one vector apart, for vectors of every width, and two more.
+    alive = np.array([11, 11 + 64, 11 + 256, 11 + 512, 0, 599])
+    fires = np.zeros((40, 600), dtype=bool)
+    fires[:, alive[:4]] = True
+    fires[:, alive[4:]] = inputs.bits(40, 2, density=0.4)
     number = 65_535 + 70
     order = inputs.order(40, number * length)
-    counts = fires[order].reshape(number, length, 40).sum(axis=1)
-    expected = np.array([(counts == c).sum(axis=0) for c in range(10)])
-    expected[0] = 0
+    counts = fires[:, alive][order].reshape(number, length, len(alive)).sum(axis=1)
+    expected = np.zeros((10, 600), dtype=np.int64)
+    for c in range(1, 10):
+        expected[c, alive] = (counts == c).sum(axis=0)
+    totals = np.zeros(600, dtype=np.int64)
+    totals[alive] = counts.sum(axis=0)
     segments = inputs.bounds([length] * number)
-    totals = counts.sum(axis=0)
     histogram, _ = cover(reference.pack(fires), order, segments, totals, 9, cpp_backend)
-    assert histogram[length, 11] == number
+    assert np.all(histogram[length, alive[:4]] == number)
     assert np.array_equal(histogram, expected)
 
 

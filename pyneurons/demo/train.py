@@ -76,6 +76,10 @@ class Settings:
     late_tokens: int = 6_758_400
     late_learning_rate: float = 6e-4
     late_final_learning_rate: float = 3e-5
+    # Packed text gives a model of this size little use for positions, and the tokens, whose
+    # embeddings grow, drown them: at this step they are scaled up, and training goes on from there.
+    positions_scaled_at_step: int = 4607
+    position_gain: float = 3.0
     # The default of OPT is 0.02 for both. Positions of that size are drowned by the tokens before
     # a run this short has found a use for them.
     position_std: float = 0.05
@@ -509,6 +513,9 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
     before, tokens_before = log["seconds"], log["step"] * per_step
     next_evaluation = (log["step"] * per_step // 1_000_000 + 1) * 1_000_000
     for step in range(log["step"], last_step):
+        if step == settings.positions_scaled_at_step:
+            with torch.no_grad():
+                model.model.decoder.embed_positions.weight.mul_(settings.position_gain)
         ids = torch.from_numpy(mixture.batch().astype(np.int64))
         rate = learning_rate(step, steps, settings)
         for group in optimizer.param_groups:
