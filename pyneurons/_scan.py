@@ -73,7 +73,8 @@ def scan(
     corpus
         A path or glob (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .npy, .bin), an iterable of
         str or of token-id lists, a ``datasets.Dataset``, a dict {domain: any of these}, or
-        ``"demo"``.
+        ``"demo"``. A 2-d .npy holds sequences as they are and is not mixed with documents. The
+        boundary id (2) inside a list of ids ends a document there.
     context : int, optional
         Positions of a full sequence, BOS included. Default: the model's maximum.
     packing : {"pack", "document"}

@@ -155,9 +155,12 @@ def test_baselines() -> None:
     ids[::7] = 2
     made = weights.Baselines.build(ids, counts, allowed, 2)
     again = weights.Baselines.build(ids, counts, allowed, 2)
-    np.testing.assert_array_equal(made.random_tokens, again.random_tokens)
-    assert made.random_tokens.size == weights.RANDOM_TOKENS
-    assert 2 not in made.random_tokens
+    triggers = np.array([5, 8, 479])
+    drawn = made.random(triggers)
+    np.testing.assert_array_equal(drawn, again.random(triggers))
+    assert drawn.size == weights.RANDOM_TOKENS
+    assert not np.isin(drawn, [2, *triggers]).any()
+    assert np.isin(drawn, allowed).all()
     for trigger in (4, 77, 479):
         excluded = np.array([trigger, 50, 60])
         near = made.matched(trigger, excluded)

@@ -42,7 +42,7 @@ MALLOC: Final = {
 class Settings:
     """Everything that decides what comes out."""
 
-    tokens: int = 20_000_000
+    tokens: int = 18_432_000
     seed: int = 0
     vocabulary: int = 4096
     context: int = 256
@@ -73,13 +73,15 @@ class Settings:
     # A second stage: more tokens, the rate raised once more, and a price of its own for each
     # neuron (see `prices`), so that one model shows what different prices make of a neuron.
     late_from_step: int = 4067
-    late_tokens: int = 6_758_400
+    late_tokens: int = 7_917_568
     late_learning_rate: float = 6e-4
     late_final_learning_rate: float = 3e-5
     # Packed text gives a model of this size little use for positions, and the tokens, whose
-    # embeddings grow, drown them: at this step they are scaled up, and training goes on from there.
-    positions_scaled_at_step: int = 4607
-    position_gain: float = 3.0
+    # embeddings grow, drown them: at these steps they are scaled up, and training goes on.
+    positions_scaled_at: tuple[int, ...] = (4607, 5187)
+    position_gains: tuple[float, ...] = (3.0, 1.7)
+    # From the second of those steps on the first layer's paying half pays twice as much.
+    dear_factor: float = 2.0
     # The default of OPT is 0.02 for both. Positions of that size are drowned by the tokens before
     # a run this short has found a use for them.
     position_std: float = 0.05
@@ -337,7 +339,7 @@ def penalty(activations: list[Any], step: int, steps: int, settings: Settings) -
     if step >= settings.late_from_step:
         scale = settings.firing_scale
         late = [
-            (prices(layer, settings.ffn) * torch.log1p(one.float() / scale)).sum()
+            (prices(layer, step, settings) * torch.log1p(one.float() / scale)).sum()
             for layer, one in enumerate(activations)
         ]
         return settings.firing_cost * scale * sum(late) / tokens
@@ -352,19 +354,21 @@ def penalty(activations: list[Any], step: int, steps: int, settings: Settings) -
     return weight * sum(one.float().sum() for one in activations) / tokens
 
 
-def prices(layer: int, ffn: int) -> Any:
+def prices(layer: int, step: int, settings: Settings) -> Any:
     """Return what a fire of each neuron costs in the second stage, in units of `firing_cost`.
 
-    In the first layer half of the neurons pay 4 to 64, rising with their index, and the other half
-    nothing; in the others half pay 1, and the other half 1 to 16.
+    In the first layer half of the neurons pay 4 to 64, rising with their index, later 8 to 128, and
+    the other half nothing; in the others half pay 1, and the other half 1 to 16.
     """
     import torch
 
-    half = ffn // 2
+    half = settings.ffn // 2
     rising = torch.logspace(0, 4, half, base=2.0)
+    rest = settings.ffn - half
     if layer == 0:
-        return torch.cat([4 * rising, torch.zeros(ffn - half)])
-    return torch.cat([torch.ones(ffn - half), rising])
+        dear = settings.dear_factor if step >= settings.positions_scaled_at[-1] else 1.0
+        return torch.cat([4 * dear * rising, torch.zeros(rest)])
+    return torch.cat([torch.ones(rest), rising])
 
 
 def export(model: Any, directory: Path) -> None:
@@ -513,9 +517,10 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
     before, tokens_before = log["seconds"], log["step"] * per_step
     next_evaluation = (log["step"] * per_step // 1_000_000 + 1) * 1_000_000
     for step in range(log["step"], last_step):
-        if step == settings.positions_scaled_at_step:
+        if step in settings.positions_scaled_at:
+            gain = settings.position_gains[settings.positions_scaled_at.index(step)]
             with torch.no_grad():
-                model.model.decoder.embed_positions.weight.mul_(settings.position_gain)
+                model.model.decoder.embed_positions.weight.mul_(gain)
         ids = torch.from_numpy(mixture.batch().astype(np.int64))
         rate = learning_rate(step, steps, settings)
         for group in optimizer.param_groups:
@@ -567,7 +572,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=3.0, help="between checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     for name, value in asdict(Settings()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        if not isinstance(value, tuple):
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = vars(parser.parse_args(arguments))
     run = {key: options.pop(key) for key in ("out", "threads", "minutes", "resume")}
     if arguments is None and any(os.environ.get(key) != value for key, value in MALLOC.items()):

@@ -19,6 +19,9 @@ MATCHED_TOKENS = 40
 SEED = 20230909
 PROJECTIONS = ("dot", "cosine", "final_norm")
 
+# More than are compared, because triggers are left out; few neurons have triggers that fill 3/4
+# of a text, and then fewer than 1,000 remain, which `random_tokens` tells.
+_DRAWN_TOKENS = 4 * RANDOM_TOKENS
 _NEURON_BLOCK = 256
 _VOCABULARY_BLOCK = 8192
 _UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -120,7 +123,7 @@ class Unembedding:
 class Baselines:
     """Tokens that a detector's triggers are compared with (fixed seed)."""
 
-    random_tokens: np.ndarray  # ids at random rows of the corpus that hold no boundary
+    drawn: np.ndarray  # ids at random rows of the corpus that hold no boundary
     token_counts: np.ndarray  # int64 [V]
     by_count: np.ndarray  # allowed ids in order of corpus count, ties in a fixed random order
     place: np.ndarray  # int64 [V], place of each id in by_count, -1 for ids that are not allowed
@@ -136,13 +139,18 @@ class Baselines:
         for _ in range(64):
             tokens = np.asarray(ids[generator.integers(0, ids.size, size=RANDOM_TOKENS)])
             drawn.extend(tokens[tokens != boundary_id].tolist())
-            if len(drawn) >= RANDOM_TOKENS:
+            if len(drawn) >= _DRAWN_TOKENS:
                 break
         shuffled = generator.permutation(allowed)
         by_count = shuffled[np.argsort(token_counts[shuffled], kind="stable")]
         place = np.full(token_counts.size, -1, dtype=np.int64)
         place[by_count] = np.arange(by_count.size)
-        return cls(np.array(drawn[:RANDOM_TOKENS], dtype=np.int64), token_counts, by_count, place)
+        return cls(np.array(drawn[:_DRAWN_TOKENS], dtype=np.int64), token_counts, by_count, place)
+
+    def random(self, excluded: np.ndarray) -> np.ndarray:
+        """Return the first 1,000 drawn tokens that are allowed and none of ``excluded``."""
+        keep = (self.place[self.drawn] >= 0) & ~np.isin(self.drawn, excluded)
+        return self.drawn[keep][:RANDOM_TOKENS]
 
     def matched(self, trigger: int, excluded: np.ndarray) -> np.ndarray:
         """Return the 40 allowed tokens nearest ``trigger`` in corpus count, none of ``excluded``."""
@@ -279,9 +287,7 @@ def _trigger_rows(
 ) -> list[dict[str, Any]]:
     """Return one row for each distinct trigger of one neuron and one n."""
     tokens = np.unique(tokens[column[tokens] >= 0])
-    drawn = baselines.random_tokens
-    drawn = drawn[(column[drawn] >= 0) & ~np.isin(drawn, tokens)]
-    random = scores[column[drawn]]
+    random = scores[column[baselines.random(tokens)]]
     rows = []
     for token in tokens.tolist():
         matched = scores[column[baselines.matched(token, tokens)]]
