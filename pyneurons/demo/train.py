@@ -73,15 +73,17 @@ class Settings:
     # A second stage: more tokens, the rate raised once more, and a price of its own for each
     # neuron (see `prices`), so that one model shows what different prices make of a neuron.
     late_from_step: int = 4067
-    late_tokens: int = 7_917_568
+    late_tokens: int = 9_965_568
     late_learning_rate: float = 6e-4
     late_final_learning_rate: float = 3e-5
     # Packed text gives a model of this size little use for positions, and the tokens, whose
     # embeddings grow, drown them: at these steps they are scaled up, and training goes on.
     positions_scaled_at: tuple[int, ...] = (4607, 5187)
     position_gains: tuple[float, ...] = (3.0, 1.7)
-    # From the second of those steps on the first layer's paying half pays twice as much.
+    # From the second of those steps on the first layer's paying half pays twice as much, and
+    # towards the end the other layers' dearer half too.
     dear_factor: float = 2.0
+    dear_above_from_step: int = 6000
     # The default of OPT is 0.02 for both. Positions of that size are drowned by the tokens before
     # a run this short has found a use for them.
     position_std: float = 0.05
@@ -358,7 +360,7 @@ def prices(layer: int, step: int, settings: Settings) -> Any:
     """Return what a fire of each neuron costs in the second stage, in units of `firing_cost`.
 
     In the first layer half of the neurons pay 4 to 64, rising with their index, later 8 to 128, and
-    the other half nothing; in the others half pay 1, and the other half 1 to 16.
+    the other half nothing; in the others half pay 1, and the other half 1 to 16, later 2 to 32.
     """
     import torch
 
@@ -368,7 +370,8 @@ def prices(layer: int, step: int, settings: Settings) -> Any:
     if layer == 0:
         dear = settings.dear_factor if step >= settings.positions_scaled_at[-1] else 1.0
         return torch.cat([4 * dear * rising, torch.zeros(rest)])
-    return torch.cat([torch.ones(rest), rising])
+    dear = settings.dear_factor if step >= settings.dear_above_from_step else 1.0
+    return torch.cat([torch.ones(rest), dear * rising])
 
 
 def export(model: Any, directory: Path) -> None:
