@@ -150,7 +150,8 @@ class Baselines:
     def random(self, excluded: np.ndarray) -> np.ndarray:
         """Return the first 1,000 drawn tokens that are allowed and none of ``excluded``."""
         keep = (self.place[self.drawn] >= 0) & ~np.isin(self.drawn, excluded)
-        return self.drawn[keep][:RANDOM_TOKENS]
+        first: np.ndarray = self.drawn[keep][:RANDOM_TOKENS]
+        return first
 
     def matched(self, trigger: int, excluded: np.ndarray) -> np.ndarray:
         """Return the 40 allowed tokens nearest ``trigger`` in corpus count, none of ``excluded``."""
