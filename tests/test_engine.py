@@ -237,25 +237,32 @@ def test_masks_agree(tmp_path: Path, neurons: int) -> None:
 
 MEMORY_PROGRAM = """
 import sys, pyneurons
+import pyneurons.engine.run
 from pyneurons import _env
-directory, rows, budget = sys.argv[1], sys.argv[2], sys.argv[3]
+directory, rows = sys.argv[1], sys.argv[2]
+budget = _env.resident_bytes() + 270_000_000
 scan = pyneurons.scan(
     directory, rows, memory=budget, ngrams=(1,), flip_sample=0, progress=False
 )
 plan = scan.manifest["plan"]
-print(plan["residual"], plan["predicted_peak_bytes"], _env.peak_resident_bytes(), scan.tokens)
+print(
+    plan["residual"], budget, plan["predicted_peak_bytes"], _env.peak_resident_bytes(), scan.tokens
+)
 """
 
 
 def test_the_predicted_memory_is_held(tmp_path: Path) -> None:
-    """A residual of more than twice the budget goes to a file, and the peak stays below."""
-    hidden, budget = 256, 640_000_000
+    """A residual of about twice the budget goes to a file, and the peak stays below.
+
+    The libraries' own memory, which differs between environments, is part of the budget.
+    """
+    hidden = 256
     checkpoints.make(
         tmp_path / "model", "pre", seed=3, hidden_size=hidden, word_embed_proj_dim=hidden,
         ffn_dim=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=256,
     )  # fmt: skip
     generator = np.random.default_rng(5)
-    rows = generator.integers(4, VOCABULARY, size=(5200, 256), dtype=np.int32)
+    rows = generator.integers(4, VOCABULARY, size=(6000, 256), dtype=np.int32)
     np.save(tmp_path / "rows.npy", rows)
     done = subprocess.run(
         [
@@ -264,14 +271,14 @@ def test_the_predicted_memory_is_held(tmp_path: Path) -> None:
             MEMORY_PROGRAM,
             tmp_path / "model",
             tmp_path / "rows.npy",
-            str(budget),
         ],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    place, predicted, peak, tokens = done.stdout.split()
-    assert int(tokens) * hidden * 4 > 2 * budget
+    place, *numbers = done.stdout.split()
+    budget, predicted, peak, tokens = map(int, numbers)
     assert place == "file"
-    assert int(peak) <= int(predicted) <= budget
+    assert tokens * hidden * 4 > 1.8 * budget
+    assert peak <= predicted <= budget
