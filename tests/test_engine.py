@@ -236,10 +236,11 @@ def test_masks_agree(tmp_path: Path, neurons: int) -> None:
 
 
 MEMORY_PROGRAM = """
-import sys, pyneurons
-import pyneurons.engine.run
+import sys, numpy as np, pyneurons
 from pyneurons import _env
 directory, rows = sys.argv[1], sys.argv[2]
+few = np.full((2, 256), 7)
+pyneurons.scan(directory, few, flip_sample=0, progress=False)  # loads the libraries
 budget = _env.resident_bytes() + 270_000_000
 scan = pyneurons.scan(
     directory, rows, memory=budget, ngrams=(1,), flip_sample=0, progress=False
