@@ -243,7 +243,8 @@ class Engine:
         embeddings += 0 if head is self.embeddings.head else head.nbytes
         counter = 4 * corpus.context * len(corpus.domains) * config.ffn_dim
         per_neuron = 16 * corpus.context * len(corpus.domains)
-        per_neuron += max((24 * (o.bins + o.n_large) for o in self.ngrams), default=0)
+        # Histogram and dense rows, and their cells above 0 in sorted int64 columns, with copies.
+        per_neuron += max((96 * (o.bins + o.n_large) for o in self.ngrams), default=0)
         sizes = Sizes(
             rows=rows,
             hidden=config.hidden_size,

@@ -82,14 +82,21 @@ def _plain(value: Any) -> str:
 
 def _layers(scan: Any) -> Table:
     orders = scan.manifest["settings"]["ngrams"]
-    names = {1: "token", 2: "bigram", 3: "trigram"}
-    table = Table(title=None, header_style="bold", box=None, pad_edge=False, padding=(0, 2))
+    names = {1: "tokens", 2: "bigrams", 3: "trigrams"}
+    table = Table(
+        header_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1),
+        caption="fires %: mean over alive neurons; then detectors (supported), positional neurons",
+        caption_justify="left",
+    )
     table.add_column("layer", justify="right")
-    for name in ("alive", "dead", "dead %", "proven dead", "mean frequency of alive %"):
+    for name in ("alive", "dead", "dead %", "proven", "fires %"):
         table.add_column(name, justify="right")
     for n in orders:
-        table.add_column(f"{names.get(n, f'{n}-gram')} detectors (supported)", justify="right")
-    table.add_column("positional", justify="right")
+        table.add_column(names.get(n, f"{n}-grams"), justify="right")
+    table.add_column("position", justify="right")
     detected = {n: _columns(scan.detected(n)) for n in orders}
     positional = np.bincount(
         np.array(_columns(scan.positional())["layer"], dtype=np.int64),
