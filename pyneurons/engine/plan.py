@@ -126,14 +126,15 @@ def _peak(sizes: Sizes, residual: str, mask: str, words: int) -> tuple[int, dict
         "embeddings": sizes.embeddings,
         "residual": 4 * sizes.rows * sizes.hidden if residual == "memory" else 0,
         "bits": shape.bytes(sizes.rows) if mask == "memory" else 0,
+        # The worker threads keep their buffers while a layer is counted.
+        "workspaces": sizes.threads
+        * (sizes.workspace + (shape.bytes(MICRO_BATCH_TOKENS) if mask == "file" else 0)),
         "float32 sample": sizes.sample_rows * (4 * sizes.hidden + shape.bytes(1)),
     }
     forward = {
         "weights": sizes.layer
         + sizes.layer_converted
         + (sizes.layer_float32 if sizes.sample_rows else 0),
-        "workspaces": sizes.threads
-        * (sizes.workspace + (shape.bytes(MICRO_BATCH_TOKENS) if mask == "file" else 0)),
     }
     count = {
         "weights": 2 * sizes.layer,
