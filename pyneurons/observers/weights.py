@@ -250,7 +250,7 @@ def _observe_block(
     promoted = torch.topk(scores, top, dim=1)
     suppressed = torch.topk(scores, top, dim=1, largest=False)
     # In parts: the float64 copy of all scores would be twice their size.
-    mean = torch.cat([part.double().mean(dim=1) for part in scores.split(32)])
+    mean = torch.cat([part.double().mean(dim=1) for part in torch.split(scores, 32)])
     columns = {
         "neuron": np.arange(start, start + scores.shape[0], dtype=np.int32),
         "promoted": ids[promoted.indices.numpy()].astype(np.int32),
