@@ -287,6 +287,7 @@ def _mode(dtype: str) -> str:
 def _temporary_run(kept: ExitStack) -> Path:
     """Make a directory that goes when ``kept`` is closed; return the run's place in it."""
     home = tempfile.mkdtemp(prefix="pyneurons-run-")
+    # It runs when the result is collected, or at exit, where an error would reach nobody.
     kept.callback(shutil.rmtree, home, ignore_errors=True)
     return Path(home) / "run"
 

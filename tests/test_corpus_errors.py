@@ -243,7 +243,8 @@ def lines(number: int) -> bytes:
 
 
 def zst(data: bytes) -> bytes:
-    zstandard = pytest.importorskip("zstandard")
+    import zstandard
+
     compressed: bytes = zstandard.ZstdCompressor(write_checksum=True).compress(data)
     return compressed
 

@@ -219,8 +219,9 @@ def test_training_was_long_enough_and_helped(training: dict) -> None:
 
 
 def test_model_predicts_held_out_text(tokenizer: Tokenizer) -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     model = transformers.OPTForCausalLM.from_pretrained(demo.model_directory(), dtype="float32")
     for domain, texts in demo.held_out_corpus(20_000).items():
         ids = [id_ for one in tokenizer.encode_batch(texts) for id_ in [2, *one.ids]]
@@ -263,8 +264,9 @@ def test_twin_depends_on_the_seed_alone(tmp_path: Path) -> None:
 
 
 def test_twin_loads_in_transformers(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     model = transformers.OPTForCausalLM.from_pretrained(
         demo.untrained_twin(tmp_path), dtype="float32"
     )

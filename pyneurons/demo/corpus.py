@@ -282,7 +282,7 @@ def _split_source(name: str) -> tuple[str, str]:
         if len(source) > LARGEST_SOURCE:
             return "", ""
         tree = ast.parse(source)
-    except (OSError, SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError):
         return "", ""
     lines = source.splitlines(keepends=True)
     # splitlines() also ends lines at form feeds, which ast does not count.
@@ -323,7 +323,7 @@ def _topics() -> dict[str, str]:
     """Return the documentation topics of help(); some builds of Python leave them out."""
     try:
         module = importlib.import_module("pydoc_data.topics")
-    except ImportError:
+    except ModuleNotFoundError:
         return {}
     return dict(module.topics)
 
