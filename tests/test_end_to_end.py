@@ -391,6 +391,10 @@ def test_the_whole_demo(capsys: pytest.CaptureFixture[str]) -> None:
         report(f"whole demo: {compared} cells compared, {inside} nearer than {BAND}")
     assert inside <= MOST_INSIDE * compared
     same_counts(case)
+    # The demo has something to show.
+    assert case.scan.dead.sum() >= 100
+    assert len(case.scan.detectors(n=1)) >= 5
+    assert len(case.scan.positional()) >= 10
 
 
 # ----- comparing ---------------------------------------------------------------------------------

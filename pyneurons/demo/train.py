@@ -29,12 +29,16 @@ Ids = npt.NDArray[np.uint16]
 
 SPECIAL_TOKENS: Final = ("<s>", "<pad>", "</s>", "<unk>")
 SEPARATOR: Final = 2
-# glibc gives freed blocks of this size back to the system after every step and faults them in
-# again in the next; keeping them is worth a fifth of the time.
-MALLOC: Final = {
+# Read by libraries before `main` runs. glibc gives freed blocks of this size back to the system after
+# every step and faults them in again in the next; keeping them is worth a fifth of the time. Threads
+# that spin while they wait take the other's core when anything else runs: 3 times slower beside one
+# other job, on 2 cores.
+ENVIRONMENT: Final = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 34),
     "MALLOC_TOP_PAD_": str(1 << 26),
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "0",
 }
 
 
@@ -58,35 +62,31 @@ class Settings:
     beta1: float = 0.9
     beta2: float = 0.98
     clip: float = 1.0
-    # What an activation costs (see `penalty`). Large models grow sparse by themselves; a run this
-    # short needs a push to get as far.
-    sparsity: float = 1e-4
-    final_sparsity: float = 5e-4
-    # From this share of the run on, firing costs rather than firing strongly: a plain sum makes
-    # activations smaller, but leaves the weak ones that blur what a neuron fires on.
-    firing_from: float = 0.4445
-    firing_cost: float = 3e-3
+    # A fire costs (see `penalty`): large models grow sparse by themselves, a run this short needs a
+    # push to get as far. In the first layer, which sees little but single tokens, the price rises
+    # with the neuron's index by so many octaves, so that one model shows what a price does.
+    firing_cost: float = 1e-3
     firing_scale: float = 0.1
-    # The first layer, which sees single tokens, pays more: rising over a fifteenth of the run.
-    first_layer_from: float = 0.58
-    first_layer_factor: float = 8.0
-    # A second stage: more tokens, the rate raised once more, and a price of its own for each
-    # neuron (see `prices`), so that one model shows what different prices make of a neuron.
-    late_from_step: int = 4067
-    late_tokens: int = 9_965_568
-    late_learning_rate: float = 6e-4
-    late_final_learning_rate: float = 3e-5
-    # Packed text gives a model of this size little use for positions, and the tokens, whose
-    # embeddings grow, drown them: at these steps they are scaled up, and training goes on.
-    positions_scaled_at: tuple[int, ...] = (4607, 5187)
-    position_gains: tuple[float, ...] = (3.0, 1.7)
-    # From the second of those steps on the first layer's paying half pays twice as much, and
-    # towards the end the other layers' dearer half too.
-    dear_factor: float = 2.0
-    dear_above_from_step: int = 6000
-    # The default of OPT is 0.02 for both. Positions of that size are drowned by the tokens before
-    # a run this short has found a use for them.
-    position_std: float = 0.05
+    first_layer_cost: float = 3e-3
+    first_layer_octaves: float = 7.0
+    firing_from: float = 0.05
+    firing_full: float = 0.5
+    # The first layer's attention decays this fast. Left to itself it writes three times as much into
+    # the residual stream as the token embeddings hold (norms 3.3 and 1.35 after 26M tokens), and no
+    # neuron of that layer fires on a token whatever stands before it.
+    first_attention_decay: float = 50.0
+    # Positions begin as waves, of 1/2 to `position_waves / 2` periods over the context, and learn
+    # slowly: packed text gives a model of this size little use for positions, and random ones, as
+    # OPT's own, would be noise in every direction of the residual stream.
+    position_waves: int = 8
+    position_amplitude: float = 0.2
+    position_rate: float = 0.1
+    # From this share of the run on positions are louder, once, by this factor, and the cheapest of
+    # the first layer's neurons fire freely: a neuron that fires at every third position is the
+    # dearest of all, and few were left (12 of 4,608, 43 token detectors).
+    release_from: float = 0.6
+    position_gain: float = 2.0
+    first_layer_free: float = 0.25
     weight_std: float = 0.02
     share_code: float = 0.40
     share_prose: float = 0.30
@@ -249,8 +249,37 @@ def build_model(settings: Settings) -> Any:
         pad_token_id=1,
     )
     model = OPTForCausalLM(config)
-    torch.nn.init.normal_(model.model.decoder.embed_positions.weight, std=settings.position_std)
+    positions = model.model.decoder.embed_positions
+    waves = settings.position_waves
+    phase = torch.arange(settings.context)[:, None] * math.pi / settings.context
+    phase = phase * torch.arange(1, waves + 1)
+    with torch.no_grad():
+        positions.weight.zero_()
+        positions.weight[positions.offset :, :waves] = settings.position_amplitude * phase.sin()
+        positions.weight[positions.offset :, waves : 2 * waves] = (
+            settings.position_amplitude * phase.cos()
+        )
     return model
+
+
+def parameter_groups(model: Any, settings: Settings) -> list[dict[str, Any]]:
+    """Return what AdamW is given: gains, biases and embeddings are not decayed."""
+    first_attention, matrices, positions, others = [], [], [], []
+    for name, parameter in model.named_parameters():
+        if "embed_positions" in name:
+            positions.append(parameter)
+        elif parameter.ndim != 2 or "embed" in name:
+            others.append(parameter)
+        elif ".layers.0.self_attn.v_proj" in name or ".layers.0.self_attn.out_proj" in name:
+            first_attention.append(parameter)
+        else:
+            matrices.append(parameter)
+    return [
+        {"params": matrices, "weight_decay": settings.weight_decay, "rate": 1.0},
+        {"params": first_attention, "weight_decay": settings.first_attention_decay, "rate": 1.0},
+        {"params": positions, "weight_decay": 0.0, "rate": settings.position_rate},
+        {"params": others, "weight_decay": 0.0, "rate": 1.0},
+    ]
 
 
 def mean_loss(model: Any, ids: Any, precision: str) -> Any:
@@ -301,32 +330,41 @@ def held_out_losses(
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine towards the final rate; another in the second stage."""
+    """Linear warm-up, then half a cosine down to the final rate."""
     if step < settings.warm_up:
         return settings.learning_rate * (step + 1) / settings.warm_up
-    if step >= settings.late_from_step:
-        last = settings.late_from_step + settings.late_tokens // (settings.batch * settings.context)
-        share = (step - settings.late_from_step) / max(1, last - settings.late_from_step)
-        low, high = settings.late_final_learning_rate, settings.late_learning_rate
-        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * min(1.0, share)))
     share = (step - settings.warm_up) / max(1, steps - settings.warm_up)
     low, high = settings.final_learning_rate, settings.learning_rate
-    return low + 0.5 * (high - low) * (1 + math.cos(math.pi * min(1.0, share)))
+    return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
 
 
-def penalty(activations: list[Any], step: int, steps: int, settings: Settings) -> Any:
+def prices(progress: float, settings: Settings) -> list[Any]:
+    """Return what a fire of each neuron costs at this share of the run, one tensor per layer."""
+    import torch
+
+    full = (progress - settings.firing_from) / (settings.firing_full - settings.firing_from)
+    full = min(1.0, max(0.0, full))
+    first = settings.first_layer_cost * torch.logspace(
+        0, settings.first_layer_octaves, settings.ffn, base=2.0
+    )
+    if progress >= settings.release_from:
+        first[: int(settings.first_layer_free * settings.ffn)] = 0
+    above = torch.full((settings.ffn,), settings.firing_cost)
+    return [full * price for price in (first, *[above] * (settings.layers - 1))]
+
+
+def penalty(activations: list[Any], progress: float, settings: Settings) -> Any:
     """Return what the activations of one batch cost, a mean over its tokens.
 
-    At first their sum, with a weight that rises from a sixth to a third of the run; then
-    ``scale * log(1 + activation / scale)``, which asks for fewer fires and not for weaker ones; in
-    the second stage each neuron has a price of its own.
+    ``price * scale * log(1 + activation / scale)`` asks for fewer fires and hardly for weaker ones;
+    a plain sum makes activations smaller and leaves the weak ones that blur what a neuron fires on.
 
     Parameters
     ----------
     activations : list of Tensor
         What the ReLU of each layer gave, [batch, context, ffn].
-    step, steps : int
-        This step of so many.
+    progress : float
+        Share of the run that is done, 0 to 1.
     settings : Settings
         The weights.
 
@@ -338,40 +376,12 @@ def penalty(activations: list[Any], step: int, steps: int, settings: Settings) -
     import torch
 
     tokens = activations[0].numel() // settings.ffn
-    if step >= settings.late_from_step:
-        scale = settings.firing_scale
-        late = [
-            (prices(layer, step, settings) * torch.log1p(one.float() / scale)).sum()
-            for layer, one in enumerate(activations)
-        ]
-        return settings.firing_cost * scale * sum(late) / tokens
-    if step >= settings.firing_from * steps:
-        scale = settings.firing_scale
-        costs = [torch.log1p(one.float() / scale).sum() for one in activations]
-        share = min(1.0, max(0.0, 15 * (step / steps - settings.first_layer_from)))
-        factor = 1 + share * (settings.first_layer_factor - 1)
-        return settings.firing_cost * scale * (factor * costs[0] + sum(costs[1:])) / tokens
-    share = min(1.0, max(0.0, 6 * step / steps - 1))
-    weight = settings.sparsity + share * (settings.final_sparsity - settings.sparsity)
-    return weight * sum(one.float().sum() for one in activations) / tokens
-
-
-def prices(layer: int, step: int, settings: Settings) -> Any:
-    """Return what a fire of each neuron costs in the second stage, in units of `firing_cost`.
-
-    In the first layer half of the neurons pay 4 to 64, rising with their index, later 8 to 128, and
-    the other half nothing; in the others half pay 1, and the other half 1 to 16, later 2 to 32.
-    """
-    import torch
-
-    half = settings.ffn // 2
-    rising = torch.logspace(0, 4, half, base=2.0)
-    rest = settings.ffn - half
-    if layer == 0:
-        dear = settings.dear_factor if step >= settings.positions_scaled_at[-1] else 1.0
-        return torch.cat([4 * dear * rising, torch.zeros(rest)])
-    dear = settings.dear_factor if step >= settings.dear_above_from_step else 1.0
-    return torch.cat([torch.ones(rest), dear * rising])
+    scale = settings.firing_scale
+    costs = [
+        (price * torch.log1p(one.float() / scale)).sum()
+        for price, one in zip(prices(progress, settings), activations, strict=True)
+    ]
+    return scale * sum(costs) / tokens
 
 
 def export(model: Any, directory: Path) -> None:
@@ -442,21 +452,14 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
     print("data", json.dumps(data), flush=True)
 
     model = build_model(settings)
-    # Gains, biases and embeddings are not decayed.
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizer = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
+        parameter_groups(model, settings),
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         fused=True,
     )
     per_step = settings.batch * settings.context
     steps = math.ceil(settings.tokens / per_step)
-    last_step = settings.late_from_step + settings.late_tokens // per_step
     log: dict[str, Any] = {"train": [], "held_out": [], "seconds": 0.0, "step": 0}
     if resumed:
         state = torch.load(state_path, weights_only=False)
@@ -487,7 +490,7 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
             {
                 "tokens": log["step"] * per_step,
                 "steps": log["step"],
-                "finished": log["step"] == last_step,
+                "finished": log["step"] == steps,
                 "seconds": round(seconds, 1),
                 "tokens_per_second": round(log["step"] * per_step / max(seconds, 1e-9), 1),
                 "parameters": sum(p.numel() for p in model.parameters()),
@@ -519,18 +522,17 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
     began, saved, running = time.monotonic(), time.monotonic(), []
     before, tokens_before = log["seconds"], log["step"] * per_step
     next_evaluation = (log["step"] * per_step // 1_000_000 + 1) * 1_000_000
-    for step in range(log["step"], last_step):
-        if step in settings.positions_scaled_at:
-            gain = settings.position_gains[settings.positions_scaled_at.index(step)]
+    for step in range(log["step"], steps):
+        if step == math.ceil(settings.release_from * steps):
             with torch.no_grad():
-                model.model.decoder.embed_positions.weight.mul_(gain)
+                model.model.decoder.embed_positions.weight.mul_(settings.position_gain)
         ids = torch.from_numpy(mixture.batch().astype(np.int64))
         rate = learning_rate(step, steps, settings)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
         activations.clear()
         loss = mean_loss(model, ids, settings.precision)
-        cost = penalty(activations, step, steps, settings)
+        cost = penalty(activations, step / steps, settings)
         (loss + cost).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         optimizer.step()
@@ -539,7 +541,7 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
         log["step"] = step + 1
         tokens = log["step"] * per_step
         log["seconds"] = before + time.monotonic() - began
-        if log["step"] % 40 == 0 or log["step"] == last_step:
+        if log["step"] % 40 == 0 or log["step"] == steps:
             mean, costs = (
                 round(sum(column) / len(running), 4) for column in zip(*running, strict=True)
             )
@@ -549,14 +551,14 @@ def train(out: Path, settings: Settings, threads: int, minutes: float, resume: b
             )
             speed = (tokens - tokens_before) / (time.monotonic() - began)
             print(
-                f"step {log['step']}/{last_step}  tokens {tokens:,}  loss {mean:.4f}  penalty {costs:.4f}  lr {rate:.2e}  "
+                f"step {log['step']}/{steps}  tokens {tokens:,}  loss {mean:.4f}  penalty {costs:.4f}  lr {rate:.2e}  "
                 f"{speed:,.0f} tokens/s",
                 flush=True,
             )
-        if tokens >= next_evaluation or log["step"] == last_step:
+        if tokens >= next_evaluation or log["step"] == steps:
             evaluate()
             next_evaluation += 1_000_000
-        if time.monotonic() - saved > 60 * minutes or log["step"] == last_step:
+        if time.monotonic() - saved > 60 * minutes or log["step"] == steps:
             save()
             saved = time.monotonic()
 
@@ -575,14 +577,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=3.0, help="between checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     for name, value in asdict(Settings()).items():
-        if not isinstance(value, tuple):
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = vars(parser.parse_args(arguments))
     run = {key: options.pop(key) for key in ("out", "threads", "minutes", "resume")}
-    if arguments is None and any(os.environ.get(key) != value for key, value in MALLOC.items()):
-        # malloc reads these before main() runs, so the process has to start again.
+    if arguments is None and any(os.environ.get(k) != value for k, value in ENVIRONMENT.items()):
         command = [sys.executable, "-m", "pyneurons.demo.train", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **MALLOC})
+        os.execve(sys.executable, command, {**os.environ, **ENVIRONMENT})
     train(run["out"], Settings(**options), run["threads"], run["minutes"], run["resume"])
 
 
