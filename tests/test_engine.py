@@ -149,7 +149,7 @@ def sizes(**changed: int) -> Sizes:
         "embeddings": 80 << 20, "layer": 14 << 20, "layer_converted": 14 << 20,
         "workspace": 60 << 20, "sample_rows": 0, "layer_float32": 28 << 20, "index_peak": 30 << 20,
         "index_kept": 20 << 20, "orders": 8 << 20, "counters": 25 << 20,
-        "strip_counters": 50 << 20, "projection": 100 << 20,
+        "strip_counters": 50 << 20, "projection": 200 << 20,
     }  # fmt: skip
     return Sizes(**(plain | changed))
 

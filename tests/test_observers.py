@@ -161,15 +161,17 @@ def test_baselines() -> None:
     assert drawn.size == weights.RANDOM_TOKENS
     assert not np.isin(drawn, [2, *triggers]).any()
     assert np.isin(drawn, allowed).all()
-    for trigger in (4, 77, 479):
-        excluded = np.array([trigger, 50, 60])
-        near = made.matched(trigger, excluded)
-        assert near.size == np.unique(near).size == weights.MATCHED_TOKENS
-        assert not np.isin(near, excluded).any()
-        assert np.isin(near, allowed).all()
-        others = np.setdiff1d(allowed, excluded)
-        best = np.sort(np.abs(counts[others] - counts[trigger]))[: weights.MATCHED_TOKENS]
-        np.testing.assert_array_equal(np.sort(np.abs(counts[near] - counts[trigger])), best)
+    for triggers in (np.array([4]), np.array([4, 77, 479]), np.arange(10, 460), allowed[:0]):
+        for trigger, near in zip(triggers, made.matched(triggers), strict=True):
+            others = np.setdiff1d(allowed, triggers)
+            apart = np.abs(counts[others] - counts[trigger])
+            best = np.sort(apart)[: weights.MATCHED_TOKENS]
+            assert (near[best.size :] == -1).all()
+            found = near[: best.size]
+            assert np.unique(found).size == best.size
+            assert np.isin(found, others).all()
+            np.testing.assert_array_equal(np.abs(counts[found] - counts[trigger]), best)
+    assert (made.matched(allowed) == -1).all()
 
 
 @pytest.mark.parametrize("variant", ["pre", "post", "no_affine"])

@@ -84,7 +84,7 @@ class Sizes:
     orders: int  # observers' row orders
     counters: int  # of one layer
     strip_counters: int  # for 1,024 neurons, while a strip is counted
-    projection: int  # of one thread, while updates are projected onto the vocabulary
+    projection: int  # while updates are projected onto the vocabulary
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _peak(sizes: Sizes, residual: str, mask: str, words: int) -> tuple[int, dict
         "weights": 2 * sizes.layer,
         "strip": one_strip if mask == "file" else 0,
         "counters": sizes.counters + -(-sizes.strip_counters * width // 1024),
-        "projection": sizes.threads * sizes.projection,
+        "projection": sizes.projection,
     }
     building = sizes.resident + SLACK_BYTES + sizes.index_peak
     phase = max((forward, count), key=lambda parts: sum(parts.values()))

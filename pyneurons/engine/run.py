@@ -265,7 +265,9 @@ class Engine:
             orders=orders,
             counters=counter,
             strip_counters=1024 * per_neuron,
-            projection=256 * 8 * head.shape[0] + 4 * 8192 * head.shape[1],
+            projection=weight_observer.projection_bytes(
+                head.shape[0], head.shape[1], config.hidden_size, settings.threads
+            ),
         )
         return make_plan(sizes, settings.memory_bytes, residual=settings.residual)
 
