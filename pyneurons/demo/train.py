@@ -71,9 +71,9 @@ class Settings:
     first_layer_octaves: float = 7.0
     firing_from: float = 0.05
     firing_full: float = 0.5
-    # The first layer's attention decays this fast. Left to itself it writes three times as much into
-    # the residual stream as the token embeddings hold (norms 3.3 and 1.35 after 26M tokens), and no
-    # neuron of that layer fires on a token whatever stands before it.
+    # The first layer's attention decays this fast. Left to itself it grows until hardly a neuron of
+    # that layer fires on a token whatever stands before it: after 26M tokens the layer had no token
+    # detector with more than one fire.
     first_attention_decay: float = 50.0
     # Positions begin as waves, of 1/2 to `position_waves / 2` periods over the context, and learn
     # slowly: packed text gives a model of this size little use for positions, and random ones, as
