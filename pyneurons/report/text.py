@@ -88,7 +88,7 @@ def _layers(scan: Any) -> Table:
         box=None,
         pad_edge=False,
         padding=(0, 1),
-        caption="fires %: mean over alive neurons; then detectors (supported), positional neurons",
+        caption="fires %: mean of the alive; detectors (supported); pos.: positional neurons",
         caption_justify="left",
     )
     table.add_column("layer", justify="right")
@@ -96,7 +96,7 @@ def _layers(scan: Any) -> Table:
         table.add_column(name, justify="right")
     for n in orders:
         table.add_column(names.get(n, f"{n}-grams"), justify="right")
-    table.add_column("position", justify="right")
+    table.add_column("pos.", justify="right")
     detected = {n: _columns(scan.detected(n)) for n in orders}
     positional = np.bincount(
         np.array(_columns(scan.positional())["layer"], dtype=np.int64),
