@@ -195,13 +195,14 @@ class Engine:
             peak = max(peak, kept + index_kept + transient)
             kept += index_kept
         if resident + peak > self.settings.memory_bytes:
+            given, process, building = (
+                f"{size / 1e6:,.0f} MB" for size in (self.settings.memory_bytes, resident, peak)
+            )
             message = (
-                f"memory: {self.settings.memory_bytes / 1e6:,.0f} MB are given, but the n-gram "
+                f"memory: {given} are given, but the process with its libraries takes {process} "
+                f"and the n-gram indices of {self.corpus.tokens:,} tokens {building} while they "
+                "are built; raise memory=, or lower max_tokens= or ngrams="
             )
-            message += (
-                f"indices of {self.corpus.tokens:,} tokens need {(resident + peak) / 1e6:,.0f} MB "
-            )
-            message += "while they are built; raise memory=, or lower max_tokens= or ngrams="
             raise ResourceError(message)
         return peak
 
