@@ -58,3 +58,11 @@ def ffn_epilogue(
     isa: str,
     threads: int,
 ) -> int: ...
+def attention(
+    qkv: npt.NDArray[np.uint16],
+    starts: Ints,
+    heads: int,
+    out: npt.NDArray[np.uint16],
+    isa: str,
+    threads: int,
+) -> None: ...

@@ -489,6 +489,63 @@ def ffn(
     )
 
 
+def attention(
+    qkv: Tensor,
+    starts: Ints,
+    heads: int,
+    out: Tensor,
+    *,
+    backend: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Let every position attend to itself and what stands before it in its sequence.
+
+    ``out[i] = sum_{j <= i} softmax_j(q[i] . k[j] / sqrt(D / heads)) v[j]`` in each head.
+
+    Parameters
+    ----------
+    qkv : Tensor, [M, 3 D], bfloat16
+        q, k and v side by side, in each the heads side by side.
+    starts : ndarray of int64, [S + 1]
+        Bounds of the sequences, from 0 to M.
+    heads : int
+        How many, a divisor of D.
+    out : Tensor, [M, D], bfloat16
+        Overwritten.
+    backend : str, optional
+        A name from `pyneurons.backends.available`.
+    threads : int
+        How many threads share the sequences and heads.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendUnavailable
+        Before any element of an output changes.
+
+    Notes
+    -----
+    Sums run in float32 in a fixed order, that of AMX (see `pyneurons.reference.attention`): every
+    backend gives the same bits, and a row depends on its own sequence alone. Cost: ``2 T**2 D``
+    operations for a sequence of T positions.
+    """
+    import torch
+
+    op = "attention"
+    _tensor(op, "qkv", qkv, 2, torch.bfloat16)
+    _tensor(op, "out", out, 2, torch.bfloat16)
+    rows, width = out.shape
+    _same(op, "qkv", qkv, (rows, 3 * width), "M, 3 D of out")
+    _number(op, "heads", heads, 1, None)
+    if width < 1 or width % heads:
+        message = f"{op}: heads is {heads}, expected a divisor of D, {width}"
+        raise ShapeError(message)
+    _vector(op, "starts", starts, np.int64)
+    _bounds(op, "starts", starts, last=rows, whole=True)
+    _no_overlap(op, {"out": _bytes(out)}, {"qkv": _bytes(qkv), "starts": starts})
+    chosen = backends.resolve(backend)
+    chosen.attention(qkv, starts, heads, out, threads=_threads(op, threads))
+
+
 # --- checks ---------------------------------------------------------------------------------------
 
 

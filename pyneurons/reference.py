@@ -25,6 +25,7 @@ These functions take checked arguments; `pyneurons.ops` checks them.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -41,6 +42,7 @@ Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Keys = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 Ints32 = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 NO_NGRAM: Final = 2**64 - 1
@@ -260,6 +262,82 @@ def ffn(
         if fc2_bias is not None:
             y64 = y64 + fc2_bias.double()
         residual += y64.float().to(x.dtype)
+
+
+def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor) -> None:
+    """Attend causally, every float32 sum in the order of AMX's TDPBF16PS; see `pyneurons.ops`.
+
+    Keys go in blocks of 64 from the start of the sequence. For each block, with m the running
+    maximum of the scaled scores and l the running sum:
+
+        m' = max(m, scores);  p = exp(scores - m');  l = l exp(m - m') + sum(p);
+        o = o exp(m - m') + bfloat16(p) @ v;  and at the end out = bfloat16(o / l).
+    """
+    import torch
+
+    width = out.shape[1]
+    size = width // heads
+    scale = np.float32(1 / math.sqrt(size))
+    for first, last in itertools.pairwise(starts.tolist()):
+        rows = qkv[first:last].float().numpy()
+        position = np.arange(last - first)
+        for head in range(heads):
+            q, k, v = (rows[:, part * width + head * size :][:, :size] for part in range(3))
+            maximum = np.full(last - first, -np.inf, dtype=np.float32)
+            total = np.zeros(last - first, dtype=np.float32)
+            o = np.zeros((last - first, size), dtype=np.float32)
+            for start in range(0, last - first, 64):
+                keys, values = (np.zeros((64, size), dtype=np.float32) for _ in range(2))
+                there = min(64, last - first - start)
+                keys[:there], values[:there] = k[start : start + 64], v[start : start + 64]
+                seen = position >= start  # the others have no key in this block
+                scores = _paired_sum(q[seen], keys.T, np.float32(0)) * scale
+                scores[np.arange(start, start + 64) > position[seen, None]] = -np.inf
+                reached = np.maximum(maximum[seen], scores.max(axis=1))
+                p = exponential(scores - reached[:, None])
+                shrink = exponential(maximum[seen] - reached)
+                lanes = ((p[:, :16] + p[:, 16:32]) + p[:, 32:48]) + p[:, 48:]
+                while lanes.shape[1] > 1:
+                    half = lanes.shape[1] // 2
+                    lanes = lanes[:, :half] + lanes[:, half:]
+                maximum[seen] = reached
+                total[seen] = total[seen] * shrink + lanes[:, 0]
+                rounded = torch.from_numpy(p).bfloat16().float().numpy()
+                o[seen] = _paired_sum(rounded, values, o[seen] * shrink[:, None])
+            result = torch.from_numpy(o / total[:, None]).bfloat16()
+            out[first:last, head * size : (head + 1) * size] = result
+
+
+def _paired_sum(a: Floats, b: Floats, c: Floats | np.float32) -> Floats:
+    """Return c + a @ b: 32 terms at a time, the even ones in one chain, the odd ones in another.
+
+    A product of two bfloat16 is exact in float32, so that fused or not is the same.
+    """
+    for start in range(0, a.shape[1], 32):
+        even, odd = (np.zeros((a.shape[0], b.shape[1]), dtype=np.float32) for _ in range(2))
+        for term in range(start, min(start + 32, a.shape[1])):
+            chain = odd if term % 2 else even
+            chain += a[:, term, None] * b[term]
+        c = c + (even + odd)
+    return np.asarray(c)
+
+
+def exponential(x: Floats) -> Floats:
+    """Return e^x for x <= 0, and 0 below 2^-125, by rounded products and sums that are not fused."""
+    power = x * np.float32(1.44269504)
+    bounded = np.where(power < np.float32(-125), np.float32(-125), power)
+    whole = np.rint(bounded)
+    part = bounded - whole
+    value = np.full_like(part, 1.5403530e-4)
+    for coefficient in (
+        1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0,
+    ):  # fmt: skip
+        value = value * part + np.float32(coefficient)
+    return np.where(
+        power < np.float32(-125),
+        np.float32(0),
+        np.ldexp(value, np.nan_to_num(whole).astype(np.int32)),
+    )
 
 
 def check_finite(z: Tensor) -> None:

@@ -25,6 +25,7 @@ OPS = (
     "ngram_coverage",
     "ngram_triggers",
     "ffn_epilogue",
+    "attention",
 )
 
 
@@ -55,6 +56,8 @@ def run_every_op(backend):
     ops.ffn(
         x, weight, None, None, None, torch.zeros(8, 4), mask[None], torch.zeros(40), backend=backend
     )
+    qkv, out = (torch.zeros(8, width, dtype=torch.bfloat16) for width in (12, 4))
+    ops.attention(qkv, everything, 2, out, backend=backend)
 
 
 def test_the_forced_instruction_set_is_the_one_that_ran(cpp_backend):

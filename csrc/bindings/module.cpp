@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "arrays.hpp"
+#include "pyneurons/attention.hpp"
 #include "pyneurons/cpu_features.hpp"
 #include "pyneurons/dispatch.hpp"
 #include "pyneurons/ffn_epilogue.hpp"
@@ -256,6 +257,29 @@ std::vector<std::string> isas() {
   return names;
 }
 
+void py_attention(const py::array& qkv_, const py::array& starts_, std::int64_t heads,
+                  const py::array& out_, const std::string& isa_, int threads) {
+  constexpr const char* op = "attention";
+  const auto qkv = arrays::matrix<const std::uint16_t>(op, "qkv", qkv_);
+  const auto out = arrays::matrix<std::uint16_t>(op, "out", out_);
+  if (out.rows != qkv.rows || 3 * out.cols != qkv.cols) {
+    arrays::refuse(arrays::where(op, "out"), "has shape " + arrays::shape_of(out_) +
+                                                 ", expected a third of " + arrays::shape_of(qkv_));
+  }
+  if (heads < 1 || out.cols % heads != 0) {
+    arrays::refuse(
+        arrays::where(op, "heads"),
+        "is " + std::to_string(heads) + ", expected a divisor of " + std::to_string(out.cols));
+  }
+  const std::int64_t sequences = pieces(op, "starts", starts_);
+  const auto* starts = arrays::vector<const std::int64_t>(op, "starts", starts_, sequences + 1);
+  check_segments(op, starts, sequences, qkv.rows);
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  const py::gil_scoped_release release;
+  attention(qkv, starts, sequences, heads, out, isa, threads);
+}
+
 std::vector<std::string> compiled_isas() {
   std::vector<std::string> names;
   for (const Isa isa : all_isas) {
@@ -313,4 +337,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("ffn_epilogue", &py_ffn_epilogue, py::arg("z").noconvert(), py::arg("mask").noconvert(),
         py::arg("z_max").noconvert(), py::arg("isa"), py::arg("threads"),
         "row * F + neuron of the first pre-activation that is not finite, or -1.");
+  m.def("attention", &py_attention, py::arg("qkv").noconvert(), py::arg("starts").noconvert(),
+        py::arg("heads"), py::arg("out").noconvert(), py::arg("isa"), py::arg("threads"));
 }

@@ -14,7 +14,7 @@ namespace {
   Kernels {                                                                              \
     &isa::segment_counts, &isa::firing_rows, &isa::ngram_keys_u16, &isa::ngram_keys_u32, \
         &isa::ngram_coverage, &isa::ngram_triggers, &isa::ffn_epilogue_f32,              \
-        &isa::ffn_epilogue_bf16                                                          \
+        &isa::ffn_epilogue_bf16, &isa::attention                                         \
   }
 
 constexpr Kernels scalar_kernels = PYNEURONS_TABLE(scalar);
@@ -43,8 +43,8 @@ constexpr std::array<const Kernels*, isa_count> table = {
 };
 
 constexpr std::array<const char*, op_count> op_names = {
-    "segment_counts", "firing_rows",    "ngram_keys",
-    "ngram_coverage", "ngram_triggers", "ffn_epilogue",
+    "segment_counts", "firing_rows",  "ngram_keys", "ngram_coverage",
+    "ngram_triggers", "ffn_epilogue", "attention",
 };
 
 std::atomic<std::int64_t> calls[op_count][isa_count];

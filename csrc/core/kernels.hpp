@@ -80,6 +80,22 @@ struct FfnEpilogueJob {
   static constexpr std::int64_t max_words = 32;
 };
 
+struct AttentionJob {
+  MatrixView<const std::uint16_t> qkv;
+  const std::int64_t* starts;
+  std::int64_t head_size;
+  float scale;
+  MatrixView<std::uint16_t> out;
+
+  /// Floats of scratch for a sequence: keys and values of a head in whole blocks, a block of
+  /// queries, sums and scores.
+  std::int64_t scratch_size(std::int64_t length) const {
+    const std::int64_t width = (head_size + 31) / 32 * 32;
+    const std::int64_t blocks = (length + 63) / 64;
+    return 64 * (2 * (blocks + 1) * width + 64);
+  }
+};
+
 #define PYNEURONS_DECLARE_KERNELS(isa)                                                          \
   namespace isa {                                                                               \
   Isa segment_counts(const SegmentCountsJob& job, WordRange words);                             \
@@ -93,6 +109,8 @@ struct FfnEpilogueJob {
   Isa ffn_epilogue_f32(const FfnEpilogueJob<float>& job, WordRange words, std::int64_t* wrong); \
   Isa ffn_epilogue_bf16(const FfnEpilogueJob<std::uint16_t>& job, WordRange words,              \
                         std::int64_t* wrong);                                                   \
+  Isa attention(const AttentionJob& job, float* scratch, std::int64_t sequence,                 \
+                std::int64_t head);                                                             \
   }
 
 PYNEURONS_DECLARE_KERNELS(scalar)
@@ -111,6 +129,7 @@ struct Kernels {
   decltype(&scalar::ngram_triggers) ngram_triggers;
   decltype(&scalar::ffn_epilogue_f32) ffn_epilogue_f32;
   decltype(&scalar::ffn_epilogue_bf16) ffn_epilogue_bf16;
+  decltype(&scalar::attention) attention;
 };
 
 }  // namespace pyneurons

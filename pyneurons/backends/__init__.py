@@ -33,6 +33,7 @@ class Backend:
     ngram_coverage: Op
     ngram_triggers: Op
     ffn: Op
+    attention: Op
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def load(name: str) -> Backend:
         ngram_coverage=ops.ngram_coverage,
         ngram_triggers=ops.ngram_triggers,
         ffn=ops.ffn,
+        attention=ops.attention,
     )
 
 
@@ -160,6 +161,14 @@ class _Ops:
                 if fc2_weight is not None:
                     _linear(z, fc2_weight, fc2_bias, y)
                     residual[start:stop] += y[: stop - start]
+
+    def attention(
+        self, qkv: Tensor, starts: Ints, heads: int, out: Tensor, *, threads: int
+    ) -> None:
+        import torch
+
+        bits = (tensor.view(torch.uint16).numpy() for tensor in (qkv, out))
+        _core.attention(next(bits), starts, heads, next(bits), self.isa, threads)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:

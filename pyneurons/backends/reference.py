@@ -19,6 +19,7 @@ def load(name: str) -> Backend:
         ngram_coverage=_one_thread(reference.ngram_coverage),
         ngram_triggers=_one_thread(reference.ngram_triggers),
         ffn=_one_thread(reference.ffn),
+        attention=_one_thread(reference.attention),
     )
 
 

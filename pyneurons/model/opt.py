@@ -4,7 +4,8 @@ torch's products give a row other bits when the number of rows changes, and atte
 sequence is padded to another length. So the shape of every product is fixed here:
 
 - linear maps run on blocks of `ROWS` rows that begin on 64 bytes, the last block padded;
-- attention runs on sequences padded to `bucket` of their own length, in copies laid out by head.
+- attention is our own in bfloat16, its order of sums fixed (`ops.attention`); in float32 it is
+  torch's, on sequences padded to `bucket` of their own length, in copies laid out by head.
 
 With one thread inside torch (``torch.set_num_threads(1)``) a sequence then gets the same bits
 whatever stands before or behind it, in any micro-batch, in any thread. Nothing here is shared
@@ -206,7 +207,13 @@ def embed(
     return hidden
 
 
-def attention(hidden: Tensor, lengths: np.ndarray | Sequence[int], weights: LayerWeights) -> None:
+def attention(
+    hidden: Tensor,
+    lengths: np.ndarray | Sequence[int],
+    weights: LayerWeights,
+    *,
+    backend: str | None = None,
+) -> None:
     """Add to ``hidden`` what causal self-attention of each sequence gives.
 
     ``hidden += out(softmax(q k^T / sqrt(head size)) v)`` with q, k, v of the LayerNorm of
@@ -220,6 +227,8 @@ def attention(hidden: Tensor, lengths: np.ndarray | Sequence[int], weights: Laye
     lengths : integers [S]
         Lengths of the sequences, at least 1, m in all.
     weights : LayerWeights
+    backend : str, optional
+        Who computes `ops.attention`, that is the bfloat16 mode; float32 runs in torch.
     """
     sizes = _lengths("attention", hidden, lengths)
     rows, width = hidden.shape
@@ -239,8 +248,12 @@ def attention(hidden: Tensor, lengths: np.ndarray | Sequence[int], weights: Laye
 
     mixed = _scratch.take("mixed", (padded + 1, width), dtype)
     mixed[rows:padded] = 0
-    for index in _attention_groups(sizes, padded):
-        _attend(index, qkv, mixed, weights.heads)
+    if dtype == torch.bfloat16:
+        starts = np.concatenate(([0], np.cumsum(sizes)))
+        ops.attention(qkv[:rows], starts, weights.heads, mixed[:rows], backend=backend)
+    else:
+        for index in _attention_groups(sizes, padded):
+            _attend(index, qkv, mixed, weights.heads)
 
     for start in range(0, rows, ROWS):
         part = hidden[start : start + ROWS]
@@ -288,7 +301,7 @@ def decoder_layer(
     """
     dtype = weights.fc1_weight.dtype
     with clock("attention"):
-        attention(hidden, lengths, weights)
+        attention(hidden, lengths, weights, backend=backend)
     with clock("norm"):
         x = _scratch.take("x", hidden.shape, dtype)
         if weights.norm_before:
@@ -348,14 +361,22 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     rows = max(MICRO_BATCH_TOKENS, context)
     padded = -(-rows // ROWS) * ROWS + 1
     group = max(ATTENTION_ROWS, bucket(context))
-    # In `_Scratch`, kept: q, k, v and the result of all rows, k and v of a group, x, one block.
-    kept = (padded * 4 + group * 2 + rows + ROWS) * width * item
-    # For a while: q, k, v of a group gathered, and its result; or a block of `ops.ffn`.
-    attend = group * (4 * width * item + 4 * config.num_attention_heads) + _ATTENTION_BUFFER_BYTES
-    forward = ROWS * (neurons + 2 * width) * item
+    # In `_Scratch`, kept: q, k, v and the result of all rows, x, one block.
+    kept = (padded * 4 + rows + ROWS) * width * item
+    # For a while: a block of `ops.ffn`.
+    passing = ROWS * (neurons + 2 * width) * item
+    if dtype == torch.bfloat16:
+        # In `ops.attention`, kept: one head of one sequence in float32, a block of scores.
+        head = -(-width // config.num_attention_heads // 32) * 32
+        kept += 4 * (2 * bucket(context) * head + 2 * 64 * head + 64 * 64)
+    else:
+        # In `_Scratch`, kept: k and v of a group. For a while: its q, k, v and its result.
+        kept += group * 2 * width * item
+        attend = group * (4 * width * item + 4 * config.num_attention_heads)
+        passing = max(passing, attend + _ATTENTION_BUFFER_BYTES)
     block = ROWS * width * 2 * 4
     # A quarter more for gaps that the allocator leaves between buffers of changing sizes.
-    passing = max(attend, forward) * 5 // 4
+    passing = passing * 5 // 4
     return rows * width * 4 + kept + passing + block + _PRODUCT_BUFFER_BYTES
 
 

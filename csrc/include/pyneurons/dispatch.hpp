@@ -15,10 +15,11 @@ enum class Op : int {
   ngram_keys,
   ngram_coverage,
   ngram_triggers,
-  ffn_epilogue
+  ffn_epilogue,
+  attention
 };
 
-inline constexpr int op_count = 6;
+inline constexpr int op_count = 7;
 
 /// The op's name, as in Python.
 const char* op_name(Op op);

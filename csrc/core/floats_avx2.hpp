@@ -1,0 +1,89 @@
+#pragma once
+
+#include "simd_avx2.hpp"
+
+/// f32 eight at a time.
+namespace pyneurons::avx2 {
+namespace {
+
+constexpr int float_lanes = 8;
+constexpr int tile_rows = 4;  // 8 sums, 2 operands, 1 factor: 11 of 16 registers
+constexpr int tile_vectors = 1;
+using Floats = __m256;
+
+/// Denormals count as 0, in and out, as a matrix engine takes them; returns what was before.
+inline unsigned flush_denormals() {
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | 0x8040);
+  return before;
+}
+inline void restore_control(unsigned before) {
+  _mm_setcsr(before);
+}
+
+inline Floats load(const float* values) {
+  return _mm256_loadu_ps(values);
+}
+inline void store(float* values, Floats a) {
+  _mm256_storeu_ps(values, a);
+}
+inline Floats broadcast(float value) {
+  return _mm256_set1_ps(value);
+}
+inline Floats add(Floats a, Floats b) {
+  return _mm256_add_ps(a, b);
+}
+inline Floats subtract(Floats a, Floats b) {
+  return _mm256_sub_ps(a, b);
+}
+inline Floats multiply(Floats a, Floats b) {
+  return _mm256_mul_ps(a, b);
+}
+inline Floats divide(Floats a, Floats b) {
+  return _mm256_div_ps(a, b);
+}
+/// a * b + c; the product of two bfloat16 is exact, so that fused or not is the same.
+inline Floats fused(Floats a, Floats b, Floats c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+inline Floats larger(Floats a, Floats b) {
+  return _mm256_max_ps(a, b);
+}
+/// The value, or the limit where it is smaller; NaN stays NaN.
+inline Floats keep_above(Floats value, Floats limit) {
+  return _mm256_max_ps(limit, value);
+}
+inline Floats round_even(Floats a) {
+  return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+/// a * 2^power, the power whole and from -126 to 127.
+inline Floats times_power(Floats a, Floats power) {
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(power), _mm256_set1_epi32(127));
+  return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)));
+}
+/// 0 where x < limit.
+inline Floats zero_below(Floats a, Floats x, Floats limit) {
+  return _mm256_and_ps(a, _mm256_cmp_ps(x, limit, _CMP_NLT_UQ));
+}
+/// To the nearest bfloat16, ties to even, as f32.
+inline Floats round_bfloat16(Floats a) {
+  const __m256i bits = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7FFF));
+  return _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(-0x10000)));
+}
+inline float largest_lane(Floats a) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+/// Sum of 16 lanes: the halves added, then the halves of that, to one.
+inline float tree_sum(const float* lanes) {
+  const __m256 eight = _mm256_add_ps(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+}  // namespace
+}  // namespace pyneurons::avx2

@@ -1,0 +1,151 @@
+"""Attention: one body over all backends, equal in every bit; close to torch in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from pyneurons import ops, reference
+from pyneurons.errors import DTypeError, ShapeError
+
+
+def made(rows: int, width: int, seed: int = 0, deviation: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (deviation * torch.randn(rows, 3 * width, generator=generator)).bfloat16()
+
+
+def bounds(*lengths: int) -> np.ndarray:
+    return np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+
+
+def run(qkv: torch.Tensor, starts: np.ndarray, heads: int, backend: str, **options: int):
+    out = torch.full((len(qkv), qkv.shape[1] // 3), float("nan"), dtype=torch.bfloat16)
+    ops.attention(qkv, starts, heads, out, backend=backend, **options)
+    return out
+
+
+def bits(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.view(torch.int16).numpy()
+
+
+def exact(qkv: torch.Tensor, starts: np.ndarray, heads: int) -> torch.Tensor:
+    """Softmax of all scores at once, in float64."""
+    parts = []
+    for first, last in itertools.pairwise(starts.tolist()):
+        q, k, v = (
+            part.unflatten(1, (heads, -1)).transpose(0, 1).double()
+            for part in qkv[first:last].chunk(3, dim=1)
+        )
+        scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
+        later = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(later, -torch.inf).softmax(dim=-1)
+        parts.append((weights @ v).transpose(0, 1).flatten(1))
+    return torch.cat(parts)
+
+
+CASES = [
+    # lengths, heads, head size
+    ((1,), 1, 1),
+    ((63, 64, 65), 2, 32),
+    ((5, 200, 1, 130), 3, 8),
+    ((70, 3), 1, 80),
+    ((129,), 2, 64),
+    ((66,), 1, 128),
+]
+
+
+@pytest.mark.parametrize(("lengths", "heads", "size"), CASES)
+@pytest.mark.parametrize("deviation", [1.0, 6.0])
+def test_every_backend_gives_the_reference_s_bits(
+    backend: str, lengths: tuple[int, ...], heads: int, size: int, deviation: float
+) -> None:
+    starts = bounds(*lengths)
+    qkv = made(int(starts[-1]), heads * size, deviation=deviation)
+    expected = run(qkv, starts, heads, "reference")
+    assert not expected.isnan().any()
+    for threads in (1, 3):
+        found = run(qkv, starts, heads, backend, threads=threads)
+        np.testing.assert_array_equal(bits(found), bits(expected))
+
+
+@pytest.mark.parametrize(("lengths", "heads", "size"), CASES)
+def test_close_to_float64(backend: str, lengths: tuple[int, ...], heads: int, size: int) -> None:
+    """Within the rounding of the weights and of the result to bfloat16."""
+    starts = bounds(*lengths)
+    qkv = made(int(starts[-1]), heads * size, seed=1, deviation=2.0)
+    found = run(qkv, starts, heads, backend).double()
+    torch.testing.assert_close(found, exact(qkv, starts, heads), rtol=2**-8, atol=2.0 * 2**-7)
+    error = (found - exact(qkv, starts, heads)).square().mean().sqrt()
+    assert error < 0.01
+
+
+def test_exact_where_the_arithmetic_is(backend: str) -> None:
+    """Equal scores: the mean of the values so far, in powers of two a number of bfloat16."""
+    qkv = torch.zeros(128, 3 * 32, dtype=torch.bfloat16)
+    qkv[:, 64:] = 1.0
+    qkv[0, 64] = 9.0
+    out = run(qkv, bounds(128), 1, backend).float()
+    assert (out[:, 1:] == 1).all()
+    for last in (1, 2, 4, 8, 16, 32, 64, 128):
+        assert out[last - 1, 0] == 1 + 8 / last
+
+
+def test_a_row_depends_on_its_own_sequence_alone(backend: str) -> None:
+    qkv = made(300, 64, seed=3)
+    together = run(qkv, bounds(90, 140, 70), 2, backend)
+    alone = run(qkv[90:230].clone(), bounds(140), 2, backend)
+    np.testing.assert_array_equal(bits(together[90:230]), bits(alone))
+    start = run(qkv[90:190].clone(), bounds(100), 2, backend)
+    np.testing.assert_array_equal(bits(alone[:100]), bits(start))
+
+
+def test_nan_is_not_hidden(backend: str) -> None:
+    qkv = made(80, 32, seed=4)
+    qkv[70, 40] = float("nan")  # a key
+    out = run(qkv, bounds(80), 1, backend)
+    assert out[70:].isnan().all()
+    assert not out[:70].isnan().any()
+
+
+def test_exponential() -> None:
+    x = -np.concatenate([np.linspace(0, 90, 20001), [np.inf, 1000.0]]).astype(np.float32)
+    found = reference.exponential(x)
+    with np.errstate(under="ignore"):
+        expected = np.exp(x.astype(np.float64))
+    inside = x > -86.6
+    assert (found[~inside & (x < -86.7)] == 0).all()
+    error = np.abs(found[inside] / expected[inside] - 1)
+    assert error[x[inside] > -1].max() < 2.0**-22
+    assert error.max() < 2.0**-18
+    assert found[0] == 1
+
+
+def test_no_sequence_and_no_row(backend: str) -> None:
+    assert run(made(0, 32), bounds(), 1, backend).shape == (0, 32)
+    assert not run(made(3, 32), bounds(0, 3, 0), 1, backend).isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"heads": 5}, ShapeError, "heads is 5, expected a divisor of D, 32"),
+        ({"heads": 0}, ShapeError, "heads is 0"),
+        ({"starts": bounds(4, 5)}, ShapeError, "starts goes from 0 to 9, expected from 0 to 10"),
+        ({"starts": np.array([0, 7, 3, 10])}, ShapeError, "decreases"),
+        ({"starts": np.array([0, 10], dtype=np.int32)}, DTypeError, "starts"),
+        ({"qkv": torch.zeros(10, 96)}, DTypeError, "expected bfloat16"),
+        ({"qkv": torch.zeros(10, 95, dtype=torch.bfloat16)}, ShapeError, "3 D of out"),
+        ({"out": torch.zeros(10, 32)}, DTypeError, "expected bfloat16"),
+        ({"threads": 0}, ShapeError, "threads"),
+    ],
+)
+def test_what_is_refused(backend: str, change: dict, error: type, message: str) -> None:
+    arguments = {"qkv": made(10, 32), "starts": bounds(10), "heads": 2, "threads": 1}
+    arguments["out"] = torch.full((10, 32), 7.0, dtype=torch.bfloat16)
+    before = arguments["out"].clone()
+    with pytest.raises(error, match=message):
+        ops.attention(**(arguments | change), backend=backend)
+    assert torch.equal(arguments["out"], before)
