@@ -247,16 +247,6 @@ std::int64_t py_ffn_epilogue(const py::array& z, const py::array& mask, const py
   return epilogue<float>(z, mask, z_max, isa, threads);
 }
 
-std::vector<std::string> isas() {
-  std::vector<std::string> names;
-  for (const Isa isa : all_isas) {
-    if (compiled(isa) && cpu_supports(isa)) {
-      names.emplace_back(isa_name(isa));
-    }
-  }
-  return names;
-}
-
 void py_attention(const py::array& qkv_, const py::array& starts_, std::int64_t heads,
                   const py::array& out_, const std::string& isa_, int threads) {
   constexpr const char* op = "attention";
@@ -278,6 +268,16 @@ void py_attention(const py::array& qkv_, const py::array& starts_, std::int64_t 
   threads_of(threads);
   const py::gil_scoped_release release;
   attention(qkv, starts, sequences, heads, out, isa, threads);
+}
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Isa isa : all_isas) {
+    if (compiled(isa) && cpu_supports(isa)) {
+      names.emplace_back(isa_name(isa));
+    }
+  }
+  return names;
 }
 
 std::vector<std::string> compiled_isas() {

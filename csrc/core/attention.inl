@@ -6,8 +6,8 @@
 namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
-constexpr std::int64_t attention_block = 64;  // queries and keys of one step
-constexpr std::int64_t chunk = 32;            // terms of one step of a sum
+constexpr std::int64_t attention_block = AttentionJob::block;
+constexpr std::int64_t chunk = AttentionJob::chunk;
 constexpr std::int64_t tile_columns = tile_vectors * float_lanes;
 static_assert(chunk % tile_columns == 0 || tile_columns % chunk == 0);
 

@@ -81,6 +81,8 @@ struct FfnEpilogueJob {
 };
 
 struct AttentionJob {
+  static constexpr std::int64_t block = 64;  // queries and keys of one step
+  static constexpr std::int64_t chunk = 32;  // terms of one step of a sum
   MatrixView<const std::uint16_t> qkv;
   const std::int64_t* starts;
   std::int64_t head_size;
@@ -90,9 +92,9 @@ struct AttentionJob {
   /// Floats of scratch for a sequence: keys and values of a head in whole blocks, a block of
   /// queries, sums and scores.
   std::int64_t scratch_size(std::int64_t length) const {
-    const std::int64_t width = (head_size + 31) / 32 * 32;
-    const std::int64_t blocks = (length + 63) / 64;
-    return 64 * (2 * (blocks + 1) * width + 64);
+    const std::int64_t width = (head_size + chunk - 1) / chunk * chunk;
+    const std::int64_t blocks = (length + block - 1) / block;
+    return block * (2 * (blocks + 1) * width + block);
   }
 };
 

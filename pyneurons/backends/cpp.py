@@ -167,8 +167,8 @@ class _Ops:
     ) -> None:
         import torch
 
-        bits = (tensor.view(torch.uint16).numpy() for tensor in (qkv, out))
-        _core.attention(next(bits), starts, heads, next(bits), self.isa, threads)
+        bits, out_bits = (tensor.view(torch.uint16).numpy() for tensor in (qkv, out))
+        _core.attention(bits, starts, heads, out_bits, self.isa, threads)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
