@@ -8,6 +8,7 @@ import numpy.typing as npt
 Words: TypeAlias = npt.NDArray[np.uint32]
 Ids: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Ints: TypeAlias = npt.NDArray[np.int64]
+Bits: TypeAlias = npt.NDArray[np.uint16]  # of bfloat16
 Order: TypeAlias = npt.NDArray[np.int32] | None
 
 def isas() -> list[str]: ...
@@ -52,17 +53,29 @@ def ngram_triggers(
     threads: int,
 ) -> tuple[int, int] | None: ...
 def ffn_epilogue(
-    z: npt.NDArray[np.float32] | npt.NDArray[np.uint16],
+    z: npt.NDArray[np.float32],
+    mask: Words,
+    z_max: npt.NDArray[np.float32],
+    isa: str,
+    threads: int,
+) -> int: ...
+def ffn(
+    x: Bits,
+    fc1: Bits,
+    fc1_bias: Bits | None,
+    fc2: Bits | None,
+    fc2_bias: Bits | None,
+    residual: npt.NDArray[np.float32],
     mask: Words,
     z_max: npt.NDArray[np.float32],
     isa: str,
     threads: int,
 ) -> int: ...
 def attention(
-    qkv: npt.NDArray[np.uint16],
+    qkv: Bits,
     starts: Ints,
     heads: int,
-    out: npt.NDArray[np.uint16],
+    out: Bits,
     isa: str,
     threads: int,
 ) -> None: ...

@@ -7,7 +7,8 @@ Rules that hold for all of them:
 - Every check comes before the first write, and raises the same error on every backend.
 - Matrices may have a row stride larger than a row; the last axis has unit stride.
 - An output may overlap no other argument.
-- Results do not depend on the backend (`ffn`: on its rounding) nor on ``threads``.
+- Results do not depend on ``threads`` nor, but for the rounding of `ffn` and `attention`, on the
+  backend.
 
 Letters and the layout of a mask: `pyneurons.reference`.
 """
@@ -20,6 +21,7 @@ import numpy as np
 
 from pyneurons import backends
 from pyneurons.errors import DTypeError, ShapeError
+from pyneurons.panels import Panels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -380,9 +382,9 @@ def ngram_triggers(
 
 def ffn(
     x: Tensor,
-    fc1_weight: Tensor,
+    fc1_weight: Tensor | Panels,
     fc1_bias: Tensor | None,
-    fc2_weight: Tensor | None,
+    fc2_weight: Tensor | Panels | None,
     fc2_bias: Tensor | None,
     residual: Tensor,
     mask: Words,
@@ -401,9 +403,10 @@ def ffn(
     ----------
     x : Tensor, [M, D], float32 or bfloat16
         What fc1 reads; its dtype is the compute dtype. M may be 0.
-    fc1_weight : Tensor, [F, D], compute dtype
+    fc1_weight : Tensor, [F, D], compute dtype, or Panels of it
+        In bfloat16, `Panels` spare laying out the weight in every call.
     fc1_bias : Tensor, [F], compute dtype, or None
-    fc2_weight : Tensor, [D_out, F], compute dtype, or None
+    fc2_weight : Tensor, [D_out, F], compute dtype, or Panels of it, or None
         None leaves ``residual`` alone.
     fc2_bias : Tensor, [D_out], compute dtype, or None
     residual : Tensor, [M, D_out], float32
@@ -415,8 +418,8 @@ def ffn(
     backend : str, optional
         A name from `pyneurons.backends.available`.
     threads : int
-        How many threads share the pass over the pre-activations. The products belong to torch and
-        follow ``torch.set_num_threads``.
+        How many threads share the rows. In float32 the products belong to torch and follow
+        ``torch.set_num_threads``.
 
     Raises
     ------
@@ -428,15 +431,18 @@ def ffn(
 
     Notes
     -----
-    Sums run in float32, the bias inside the sum; a NaN does not fire. In bfloat16 the
-    pre-activation is rounded after its sum, which changes no sign above 2**-134.
+    Sums run in float32; a NaN does not fire. In bfloat16 biases are added to the finished sums,
+    nothing is rounded but what fc2 reads, denormals are 0, and the order of sums is fixed: that of
+    AMX (`pyneurons.reference.paired_sum`) on every backend but ``cpp:avx512bf16``, whose
+    instruction has another (`pyneurons.reference.chained_sum`). Cost: ``2 M D F`` operations for
+    fc1; fc2 reads only pairs of neurons of which one fires, where few do.
     """
     import torch
 
     op = "ffn"
     compute = (torch.float32, torch.bfloat16)
     _tensor(op, "x", x, 2, *compute)
-    _tensor(op, "fc1_weight", fc1_weight, 2, x.dtype)
+    _weight(op, "fc1_weight", fc1_weight, x.dtype)
     _tensor(op, "residual", residual, 2, torch.float32)
     _tensor(op, "z_max", z_max, 1, torch.float32)
     rows, inner = x.shape
@@ -455,7 +461,7 @@ def ffn(
         _same(op, "fc1_bias", fc1_bias, (neurons,), "F of fc1_weight")
     if fc2_weight is not None:
         inputs["fc2_weight"] = fc2_weight
-        _tensor(op, "fc2_weight", fc2_weight, 2, x.dtype)
+        _weight(op, "fc2_weight", fc2_weight, x.dtype)
         _same(op, "fc2_weight", fc2_weight, (outer, neurons), "D_out of residual, F of fc1_weight")
     if fc2_bias is not None:
         inputs["fc2_bias"] = fc2_bias
@@ -474,7 +480,11 @@ def ffn(
         )
         raise ShapeError(message)
     outputs = {"residual": residual.numpy(), "mask": mask, "z_max": z_max.numpy()}
-    _no_overlap(op, outputs, {name: _bytes(tensor) for name, tensor in inputs.items()})
+    memory = {
+        name: _bytes(value.data if isinstance(value, Panels) else value)
+        for name, value in inputs.items()
+    }
+    _no_overlap(op, outputs, memory)
     chosen = backends.resolve(backend)
     chosen.ffn(
         x,
@@ -524,8 +534,8 @@ def attention(
 
     Notes
     -----
-    Sums run in float32 in a fixed order, that of AMX (see `pyneurons.reference.attention`): every
-    backend gives the same bits, and a row depends on its own sequence alone. Cost: ``2 T**2 D``
+    Sums run in float32 in a fixed order, that of AMX (see `pyneurons.reference.attention`) on every
+    backend but ``cpp:avx512bf16``, as in `ffn`; a row depends on its own sequence alone. Cost: ``2 T**2 D``
     operations for a sequence of T positions.
     """
     import torch
@@ -628,6 +638,14 @@ def _tensor(op: str, name: str, value: Any, axes: int, *dtypes: Any) -> None:
     if not value.is_contiguous():
         message = f"{op}: {name} has strides {list(value.stride())}, expected a contiguous tensor"
         raise ShapeError(message)
+
+
+def _weight(op: str, name: str, value: Any, dtype: Any) -> None:
+    import torch
+
+    if isinstance(value, Panels) and dtype == torch.bfloat16:
+        return
+    _tensor(op, name, value, 2, dtype)
 
 
 def _bytes(tensor: Tensor) -> Any:

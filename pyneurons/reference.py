@@ -32,9 +32,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pyneurons.errors import IntegrityError, NonFiniteError
+from pyneurons.panels import Panels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+
+    Sums = Callable[["Floats", "Floats", "Floats"], "Floats"]
 
 Words = npt.NDArray[np.uint32]
 Order = npt.NDArray[np.int32] | None
@@ -233,39 +238,48 @@ def contradicting_offsets(neuron: int, found: int, offsets: Ints) -> str:
 
 def ffn(
     x: Tensor,
-    fc1_weight: Tensor,
+    fc1_weight: Tensor | Panels,
     fc1_bias: Tensor | None,
-    fc2_weight: Tensor | None,
+    fc2_weight: Tensor | Panels | None,
     fc2_bias: Tensor | None,
     residual: Tensor,
     mask: Words,
     z_max: Tensor,
+    sums: Sums | None = None,
 ) -> None:
-    """Run one feed-forward block and keep who fired, sums in float64; see `pyneurons.ops`."""
+    """Run one feed-forward block and keep who fired; see `pyneurons.ops`.
+
+    float32 sums in float64 and rounds once; bfloat16 in the order of ``sums``, by default that of
+    AMX, and rounds nothing but what fc2 reads.
+    """
     import torch
 
-    z64 = x.double() @ fc1_weight.double().T
-    if fc1_bias is not None:
-        z64 = z64 + fc1_bias.double()
-    z = z64.float().to(x.dtype)
-    check_finite(z)
+    def linear(rows: Tensor, weight: Tensor | Panels, bias: Tensor | None) -> Tensor:
+        matrix = weight.weight() if isinstance(weight, Panels) else weight
+        if x.dtype == torch.float32:
+            y = rows.double() @ matrix.double().T
+            return (y if bias is None else y + bias.double()).float()
+        zero = np.zeros((len(rows), len(matrix)), dtype=np.float32)
+        y = torch.from_numpy(
+            (sums or paired_sum)(rows.float().numpy(), matrix.float().numpy().T, zero)
+        )
+        return y if bias is None else y + bias.float()
 
+    z = linear(x, fc1_weight, fc1_bias)
+    check_finite(z)
     strips, rows, strip_words = mask.shape
     neurons = fc1_weight.shape[0]
     fires = np.zeros((rows, strips * strip_words * 32), dtype=bool)
     fires[:, :neurons] = (z > 0).numpy()
     mask[:] = pack(fires).reshape(rows, strips, strip_words).transpose(1, 0, 2)
     if rows:
-        torch.maximum(z_max, z.float().amax(dim=0), out=z_max)
+        torch.maximum(z_max, z.amax(dim=0), out=z_max)
     if fc2_weight is not None:
-        y64 = torch.where(z > 0, z, 0.0).double() @ fc2_weight.double().T
-        if fc2_bias is not None:
-            y64 = y64 + fc2_bias.double()
-        residual += y64.float().to(x.dtype)
+        residual += linear(torch.where(z > 0, z, 0.0).to(x.dtype), fc2_weight, fc2_bias)
 
 
-def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor) -> None:
-    """Attend causally, every float32 sum in the order of AMX's TDPBF16PS; see `pyneurons.ops`.
+def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor, sums: Sums | None = None) -> None:
+    """Attend causally, float32 sums in the order of ``sums``, by default AMX's; see `pyneurons.ops`.
 
     Keys go in blocks of 64 from the start of the sequence. For each block, with m the running
     maximum of the scaled scores and l the running sum:
@@ -275,6 +289,7 @@ def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor) -> None:
     """
     import torch
 
+    sums = sums or paired_sum
     width = out.shape[1]
     size = width // heads
     scale = np.float32(1 / math.sqrt(size))
@@ -291,7 +306,7 @@ def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor) -> None:
                 there = min(64, last - first - start)
                 keys[:there], values[:there] = k[start : start + 64], v[start : start + 64]
                 seen = position >= start  # the others have no key in this block
-                scores = _paired_sum(q[seen], keys.T, np.float32(0)) * scale
+                scores = sums(q[seen], keys.T, np.zeros((len(q[seen]), 64), np.float32)) * scale
                 scores[np.arange(start, start + 64) > position[seen, None]] = -np.inf
                 reached = np.maximum(maximum[seen], scores.max(axis=1))
                 p = exponential(scores - reached[:, None])
@@ -303,23 +318,35 @@ def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor) -> None:
                 maximum[seen] = reached
                 total[seen] = total[seen] * shrink + lanes[:, 0]
                 rounded = torch.from_numpy(p).bfloat16().float().numpy()
-                o[seen] = _paired_sum(rounded, values, o[seen] * shrink[:, None])
+                o[seen] = sums(rounded, values, o[seen] * shrink[:, None])
             result = torch.from_numpy(o / total[:, None]).bfloat16()
             out[first:last, head * size : (head + 1) * size] = result
 
 
-def _paired_sum(a: Floats, b: Floats, c: Floats | np.float32) -> Floats:
-    """Return c + a @ b: 32 terms at a time, the even ones in one chain, the odd ones in another.
+def paired_sum(a: Floats, b: Floats, c: Floats) -> Floats:
+    """Return c + a @ b in the order of AMX's TDPBF16PS.
 
+    32 terms at a time, the even ones in one chain, the odd ones in another, their sum added to c.
     A product of two bfloat16 is exact in float32, so that fused or not is the same.
     """
-    for start in range(0, a.shape[1], 32):
-        even, odd = (np.zeros((a.shape[0], b.shape[1]), dtype=np.float32) for _ in range(2))
-        for term in range(start, min(start + 32, a.shape[1])):
-            chain = odd if term % 2 else even
-            chain += a[:, term, None] * b[term]
-        c = c + (even + odd)
-    return np.asarray(c)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, a.shape[1], 32):
+            even, odd = (np.zeros_like(c) for _ in range(2))
+            for term in range(start, min(start + 32, a.shape[1])):
+                chain = odd if term % 2 else even
+                chain += a[:, term, None] * b[term]
+            c = c + (even + odd)
+    return c
+
+
+def chained_sum(a: Floats, b: Floats, c: Floats) -> Floats:
+    """Return c + a @ b in the order of VDPBF16PS: of each pair of terms the second, then the first."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, a.shape[1], 2):
+            for term in (start + 1, start):
+                if term < a.shape[1]:
+                    c = c + a[:, term, None] * b[term]
+    return c
 
 
 def exponential(x: Floats) -> Floats:

@@ -4,7 +4,7 @@ import pytest
 
 from pyneurons import _core, _env, backends
 
-CPP = ("cpp:scalar", "cpp:avx2", "cpp:avx512")
+CPP = ("cpp:scalar", "cpp:avx2", "cpp:avx512", "cpp:avx512bf16", "cpp:amx")
 
 
 def pytest_configure() -> None:

@@ -25,8 +25,13 @@ OPS = (
     "ngram_coverage",
     "ngram_triggers",
     "ffn_epilogue",
+    "ffn",
     "attention",
 )
+PRODUCTS = (
+    "ffn",
+    "attention",
+)  # of bfloat16: what avx512bf16 and amx have kernels of their own for
 
 
 def run_every_op(backend):
@@ -52,10 +57,10 @@ def run_every_op(backend):
         empty,
         backend=backend,
     )
-    x, weight = torch.ones(8, 4), torch.ones(40, 4)
-    ops.ffn(
-        x, weight, None, None, None, torch.zeros(8, 4), mask[None], torch.zeros(40), backend=backend
-    )
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(8, 4, dtype=dtype), torch.ones(40, 4, dtype=dtype)
+        residual, z_max = torch.zeros(8, 4), torch.zeros(40)
+        ops.ffn(x, weight, None, None, None, residual, mask[None], z_max, backend=backend)
     qkv, out = (torch.zeros(8, width, dtype=torch.bfloat16) for width in (12, 4))
     ops.attention(qkv, everything, 2, out, backend=backend)
 
@@ -68,8 +73,9 @@ def test_the_forced_instruction_set_is_the_one_that_ran(cpp_backend):
     after = _core.executed()
     assert set(after) == set(OPS)
     for op in OPS:
+        builds_on = "avx512" if forced in ("avx512bf16", "amx") and op not in PRODUCTS else forced
         ran = {isa: after[op][isa] - before[op][isa] for isa in after[op]}
-        assert ran.pop(forced) > 0, op
+        assert ran.pop(builds_on) > 0, op
         assert not any(ran.values()), op
 
 
@@ -98,14 +104,16 @@ def test_detection_agrees_with_the_kernel():
     needed = {
         "avx2": {"avx2", "bmi1", "bmi2", "fma", "abm"},
         "avx512": {"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"},
+        "avx512bf16": {"avx512f", "avx512_bf16"},
+        "amx": {"avx512f", "amx_tile", "amx_bf16"},
     }
     for isa, wanted in needed.items():
         assert (isa in _core.isas()) == (wanted <= flags)
 
 
 def test_every_set_of_the_target_is_compiled_in():
-    expected = ["scalar", "avx2", "avx512"] if platform.machine() == "x86_64" else ["scalar"]
-    assert _core.compiled_isas() == expected
+    more = ["avx2", "avx512", "avx512bf16", "amx"] if platform.machine() == "x86_64" else []
+    assert _core.compiled_isas() == ["scalar", *more]
 
 
 @pytest.mark.parametrize("isa", ["sse9", "", "AVX2", "avx512 "])
@@ -127,8 +135,13 @@ def test_the_environment_narrows_cpp(monkeypatch):
     assert backends.resolve(f"cpp:{_core.detect()}").isa == _core.detect()
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(
+    ("op", "isa"),
+    [
+        *((op, isa) for op in OPS for isa in ("scalar", "avx2", "avx512")),
+        *((op, isa) for op in PRODUCTS for isa in ("avx512bf16", "amx")),
+    ],
+)
 def test_files_of_one_instruction_set_share_nothing(op, isa):
     """No standard library in them: its inline functions would be compiled with their flags, and
     the linker may keep that copy for code that runs on every processor.
@@ -145,13 +158,16 @@ def test_files_of_one_instruction_set_share_nothing(op, isa):
             assert not system or system in allowed, path.name
             if own and Path(own).name not in seen:
                 waiting.append((INCLUDE if own.startswith("pyneurons/") else CORE) / own)
-    assert {f"{op}.inl", f"simd_{isa}.hpp", "kernels.hpp"} <= seen
+    vectors = "avx512" if isa in ("avx512bf16", "amx") else isa
+    assert {f"{op}.inl", f"simd_{vectors}.hpp", "kernels.hpp"} <= seen
 
 
 def test_objects_of_one_instruction_set_export_only_their_kernels():
     """The same, from what the compiler made of them, where a build folder is at hand."""
     folder = "build/*/CMakeFiles/pyneurons_core.dir/csrc/core"
-    objects = sorted(REPOSITORY.glob(f"{folder}/*_avx*.cpp.o"))
+    objects = sorted(
+        path for isa in ("avx*", "amx") for path in REPOSITORY.glob(f"{folder}/*_{isa}.cpp.o")
+    )
     if not Path(_core.__file__).is_relative_to(REPOSITORY):
         pytest.skip("the extension that runs was installed, not built here: no object files")
     assert objects

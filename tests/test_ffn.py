@@ -9,7 +9,8 @@ import torch
 import inputs
 from pyneurons import _core, ops, reference
 from pyneurons.backends import cpp
-from pyneurons.errors import NonFiniteError
+from pyneurons.errors import DTypeError, NonFiniteError, ShapeError
+from pyneurons.panels import Panels
 
 DTYPES = (torch.float32, torch.bfloat16)
 ROWS = (0, 1, 3, cpp.FFN_ROWS - 1, cpp.FFN_ROWS, cpp.FFN_ROWS + 1, 2 * cpp.FFN_ROWS + 5)
@@ -126,8 +127,8 @@ def check_lattice(block, backend):
     assert np.array_equal(block.fires(), (z > 0).numpy())
     if len(z):
         assert torch.equal(block.z_max, z.amax(dim=0).float())
-    # The sums are exact, so there is one rounding, to the compute dtype.
-    assert torch.equal(block.residual, start + block.exact_y().float().to(block.x.dtype))
+    # The sums are exact, and nothing is rounded behind them.
+    assert torch.equal(block.residual, start + block.exact_y().float())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -300,6 +301,90 @@ def test_rounding_is_that_of_torch(cpp_backend, dtype):
     assert own <= 2 * torchs + torch.finfo(dtype).eps * y.abs().max()
 
 
+# --- bfloat16: the order of sums ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "inner", "neurons", "outer"),
+    [(1, 1, 1, 1), (5, 40, 33, 7), (97, 64, 160, 136), (200, 33, 96, 32), (3, 32, 2100, 160)],
+)
+@pytest.mark.parametrize("shift", [0.0, -1.7, -2.6, -9.0], ids=["half", "few", "hardly", "none"])
+def test_gaussian_data_give_the_reference_s_bits(backend, rows, inner, neurons, outer, shift):
+    """In the backend's own order of sums; whether fc2 reads all neurons or those that fire."""
+    block = Block(rows, inner, neurons, outer, torch.bfloat16, seed=3, lattice=False)
+    block.bias1 += shift * inner**0.5
+    expected = Block(rows, inner, neurons, outer, torch.bfloat16, seed=3, lattice=False)
+    reference.ffn(
+        block.x,
+        block.fc1,
+        block.bias1,
+        block.fc2,
+        block.bias2,
+        expected.residual,
+        expected.mask.view,
+        expected.z_max,
+        inputs.sums(backend),
+    )
+    for threads in (1, 3):
+        found = Block(rows, inner, neurons, outer, torch.bfloat16, seed=3, lattice=False)
+        found.bias1 = block.bias1
+        found.run(backend, threads)
+        assert np.array_equal(found.mask.view, expected.mask.view)
+        assert torch.equal(found.z_max, expected.z_max)
+        assert torch.equal(found.residual, expected.residual)
+
+
+def test_orders_of_sums_differ():
+    """Else the test above could not tell them apart."""
+    blocks = []
+    for sums in (reference.paired_sum, reference.chained_sum):
+        block = Block(20, 96, 40, 30, torch.bfloat16, lattice=False)
+        reference.ffn(
+            block.x, block.fc1, None, block.fc2, None, block.residual, block.mask.view,
+            block.z_max, sums,
+        )  # fmt: skip
+        blocks.append(block)
+    assert not torch.equal(blocks[0].z_max, blocks[1].z_max)
+    assert not torch.equal(blocks[0].residual, blocks[1].residual)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (32, 32), (33, 31), (70, 100)])
+def test_panels(shape):
+    weight = torch.randn(shape).bfloat16()
+    panels = Panels.of(weight)
+    assert panels.shape == shape
+    assert torch.equal(panels.weight(), weight)
+    laid_out = panels.data.view(-(-shape[0] // 32), -(-shape[1] // 32) * 16, 32, 2)
+    for column in range(shape[0]):
+        for term in range(shape[1]):
+            assert laid_out[column // 32, term // 2, column % 32, term % 2] == weight[column, term]
+    assert panels.data.count_nonzero() == weight.count_nonzero()
+
+
+def test_panels_are_taken_for_weights(backend):
+    plain = Block(7, 50, 70, 40, torch.bfloat16, lattice=False).run(backend)
+    panels = Block(7, 50, 70, 40, torch.bfloat16, lattice=False)
+    panels.fc1, panels.fc2 = Panels.of(panels.fc1), Panels.of(panels.fc2)
+    panels.run(backend)
+    assert np.array_equal(panels.mask.view, plain.mask.view)
+    assert torch.equal(panels.residual, plain.residual)
+    panels.x = panels.x.float()
+    with pytest.raises(DTypeError, match="fc1_weight is a Panels, expected a tensor of float32"):
+        panels.run(backend)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_panels_refuse_what_is_not_finite(value):
+    weight = torch.ones(40, 50).bfloat16()
+    weight[33, 7] = value
+    with pytest.raises(NonFiniteError, match=rf"fc2.weight\[33, 7\] is {value}, expected a finite"):
+        Panels.of(weight, "fc2.weight")
+    with pytest.raises(DTypeError, match=r"dtype is torch.float32, expected torch.bfloat16"):
+        Panels.of(weight.float())
+    with pytest.raises(ShapeError, match=r"shape is \[50\], expected two axes"):
+        Panels.of(weight[0])
+
+
 # --- the pass over the pre-activations ------------------------------------------------------------
 
 
@@ -313,26 +398,6 @@ def epilogue(z, isa, threads=1):
     assert z_max.intact()
     flat = mask.view.transpose(1, 0, 2).reshape(rows, strips * strip_words)
     return reference.unpack(flat, neurons), z_max.view, wrong
-
-
-def as_float(bits):
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
-@pytest.mark.parametrize("neurons", [1024, 65536, 1])
-def test_every_bfloat16_pattern(cpp_backend, neurons):
-    patterns = np.arange(65536, dtype=np.uint16).reshape(-1, neurons)
-    value = as_float(patterns)
-    z = patterns.copy()
-    fires, z_max, wrong = epilogue(z, cpp_backend.removeprefix("cpp:"))
-    with np.errstate(invalid="ignore"):
-        expected = value > 0
-    assert np.array_equal(fires, expected)
-    assert fires.sum() == 0x7F80
-    assert np.array_equal(z, np.where(expected, patterns, 0))
-    assert wrong == 0x7F80
-    numbers = np.where(np.isnan(value), -np.inf, value)
-    assert np.array_equal(z_max, numbers.max(axis=0))
 
 
 def awkward_floats():
@@ -373,14 +438,12 @@ def test_denormals_fire_when_they_are_switched_off(cpp_backend):
     assert wrong == -1
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
-def test_first_non_finite_of_any_number_of_threads(cpp_backend, dtype):
-    infinity = np.inf if dtype == np.float32 else 0x7F80
+def test_first_non_finite_of_any_number_of_threads(cpp_backend):
     for threads in (1, 2, 5):
-        z = np.zeros((9, 2100), dtype=dtype)
-        z[4, 2099] = infinity
-        z[5, 3] = infinity
+        z = np.zeros((9, 2100), dtype=np.float32)
+        z[4, 2099] = np.inf
+        z[5, 3] = np.inf
         assert epilogue(z, cpp_backend.removeprefix("cpp:"), threads)[2] == 4 * 2100 + 2099
-        z = np.zeros((9, 2100), dtype=dtype)
-        z[4, [1500, 40]] = infinity
+        z = np.zeros((9, 2100), dtype=np.float32)
+        z[4, [1500, 40]] = np.inf
         assert epilogue(z, cpp_backend.removeprefix("cpp:"), threads)[2] == 4 * 2100 + 40

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "pyneurons"
 # Two columns on one ground, joined at the top; a room imports what stands lower in its own column.
 GROUND = {"errors": 0, "_env": 1, "_progress": 1, "covering": 1, "result": 1}
 LEFT = {
+    "panels": 1,
     "reference": 2,
     "_core": 2,
     "kernels": 2,
@@ -39,6 +40,7 @@ ONLY_IN = {
     "pyarrow": {"result.py", "corpus/"},
     "triton": {"backends/triton.py"},
     "torch": {
+        "panels.py",
         "reference.py",
         "ops.py",
         "backends/",

@@ -14,6 +14,7 @@ from pyneurons import ops
 from pyneurons.errors import DTypeError, NonFiniteError, ShapeError
 from pyneurons.model import opt
 from pyneurons.model.checkpoint import Checkpoint, read_config
+from pyneurons.panels import Panels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,8 +100,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     ffn = ops.ffn
 
-    def spy(x: torch.Tensor, weight: torch.Tensor, bias: Any, *rest: Any, **options: Any) -> None:
-        z = x.double() @ weight.double().T
+    def spy(x: torch.Tensor, weight: Any, bias: Any, *rest: Any, **options: Any) -> None:
+        matrix = weight.weight() if isinstance(weight, Panels) else weight
+        z = x.double() @ matrix.double().T
         found.append((z if bias is None else z + bias.double()).float())
         ffn(x, weight, bias, *rest, **options)
 
@@ -469,7 +471,8 @@ def test_embed_takes_the_ids_of_a_corpus(tmp_path: Path, kind: type) -> None:
 
 def tensors_of(weights: opt.LayerWeights) -> dict[str, torch.Tensor]:
     values = ((entry.name, getattr(weights, entry.name)) for entry in fields(weights))
-    return {name: value for name, value in values if isinstance(value, torch.Tensor)}
+    tensors = ((name, value.data if isinstance(value, Panels) else value) for name, value in values)
+    return {name: value for name, value in tensors if isinstance(value, torch.Tensor)}
 
 
 @pytest.mark.parametrize("variant", ["pre", "no_bias", "no_affine"])
@@ -494,12 +497,26 @@ def test_converted_layer(tmp_path: Path, variant: str, dtype: torch.dtype) -> No
 
 
 def test_weights_in_the_compute_dtype_are_not_copied(tmp_path: Path) -> None:
-    checkpoints.make(tmp_path, dtype=torch.bfloat16)
+    checkpoints.make(tmp_path, dtype=torch.float32)
+    checkpoint = Checkpoint(tmp_path)
+    raw = checkpoint.read_layer(0)
+    weights = opt.convert_layer(raw, checkpoint.config, torch.float32)
+    assert weights.fc1_weight is raw["fc1.weight"]
+    assert weights.fc2_weight is raw["fc2.weight"]
+
+
+def test_weights_of_the_ffn_are_laid_out_once(tmp_path: Path) -> None:
+    checkpoints.make(tmp_path, dtype=torch.float16)
     checkpoint = Checkpoint(tmp_path)
     raw = checkpoint.read_layer(0)
     weights = opt.convert_layer(raw, checkpoint.config, torch.bfloat16)
-    assert weights.fc1_weight is raw["fc1.weight"]
-    assert weights.fc2_weight is raw["fc2.weight"]
+    for name in ("fc1", "fc2"):
+        panels = getattr(weights, f"{name}_weight")
+        assert isinstance(panels, Panels)
+        assert torch.equal(panels.weight(), raw[f"{name}.weight"].bfloat16())
+    raw["fc2.weight"][3, 5] = torch.inf
+    with pytest.raises(NonFiniteError, match=r"fc2.weight\[3, 5\] is inf"):
+        opt.convert_layer(raw, checkpoint.config, torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int8])

@@ -8,8 +8,8 @@
 #include <string>
 #include <type_traits>
 
-#include "pyneurons/ffn_epilogue.hpp"
 #include "pyneurons/matrix_view.hpp"
+#include "pyneurons/strip_mask.hpp"
 
 /// Checked views of NumPy arrays: nothing is copied, nothing converted.
 ///

@@ -11,11 +11,13 @@
 #include "pyneurons/attention.hpp"
 #include "pyneurons/cpu_features.hpp"
 #include "pyneurons/dispatch.hpp"
+#include "pyneurons/ffn.hpp"
 #include "pyneurons/ffn_epilogue.hpp"
 #include "pyneurons/firing_rows.hpp"
 #include "pyneurons/ngram_coverage.hpp"
 #include "pyneurons/ngram_keys.hpp"
 #include "pyneurons/ngram_triggers.hpp"
+#include "pyneurons/panels.hpp"
 #include "pyneurons/segment_counts.hpp"
 
 namespace py = pybind11;
@@ -23,8 +25,6 @@ namespace py = pybind11;
 namespace {
 
 using namespace pyneurons;
-
-constexpr Isa all_isas[] = {Isa::scalar, Isa::avx2, Isa::avx512};
 
 /// An instruction set by its name; unknown and unsupported names raise.
 Isa isa_of(const std::string& name) {
@@ -226,25 +226,54 @@ std::optional<std::pair<std::int64_t, std::int64_t>> py_ngram_triggers(
   return std::nullopt;
 }
 
-template <typename T>
-std::int64_t epilogue(const py::array& z_, const py::array& mask_, const py::array& z_max_, Isa isa,
-                      int threads) {
+std::int64_t py_ffn_epilogue(const py::array& z_, const py::array& mask_, const py::array& z_max_,
+                             const std::string& isa_, int threads) {
   constexpr const char* op = "ffn_epilogue";
-  const auto z = arrays::matrix<T>(op, "z", z_);
+  const auto z = arrays::matrix<float>(op, "z", z_);
   const auto mask = arrays::strip_mask(op, mask_, z.rows, z.cols);
   auto* z_max = arrays::vector<float>(op, "z_max", z_max_, z.cols);
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
   const py::gil_scoped_release release;
   return ffn_epilogue(z, mask, z_max, isa, threads);
 }
 
-std::int64_t py_ffn_epilogue(const py::array& z, const py::array& mask, const py::array& z_max,
-                             const std::string& isa_, int threads) {
+/// A weight [columns, terms] that is laid out as panels.
+Panels panels_in(const char* op, const char* name, const py::array& array, std::int64_t columns,
+                 std::int64_t terms) {
+  const Panels shape = panels_of(nullptr, columns, terms);
+  return panels_of(arrays::vector<const std::uint16_t>(op, name, array, shape.panels * shape.size),
+                   columns, terms);
+}
+
+std::int64_t py_ffn(const py::array& x_, const py::array& fc1_,
+                    const std::optional<py::array>& fc1_bias_, const std::optional<py::array>& fc2_,
+                    const std::optional<py::array>& fc2_bias_, const py::array& residual_,
+                    const py::array& mask_, const py::array& z_max_, const std::string& isa_,
+                    int threads) {
+  constexpr const char* op = "ffn";
+  const auto x = arrays::matrix<const std::uint16_t>(op, "x", x_);
+  const auto residual = arrays::matrix<float>(op, "residual", residual_);
+  const std::int64_t neurons = z_max_.size();
+  auto* z_max = arrays::vector<float>(op, "z_max", z_max_, neurons);
+  if (residual.rows != x.rows) {
+    arrays::refuse(arrays::where(op, "residual"),
+                   "has shape " + arrays::shape_of(residual_) + ", expected as many rows as x has");
+  }
+  const auto mask = arrays::strip_mask(op, mask_, x.rows, neurons);
+  const Panels fc1 = panels_in(op, "fc1", fc1_, neurons, x.cols);
+  const Panels fc2 =
+      fc2_ ? panels_in(op, "fc2", *fc2_, residual.cols, neurons) : panels_of(nullptr, 0, 0);
+  const auto* fc1_bias =
+      fc1_bias_ ? arrays::vector<const std::uint16_t>(op, "fc1_bias", *fc1_bias_, neurons)
+                : nullptr;
+  const auto* fc2_bias =
+      fc2_bias_ ? arrays::vector<const std::uint16_t>(op, "fc2_bias", *fc2_bias_, residual.cols)
+                : nullptr;
   const Isa isa = isa_of(isa_);
   threads_of(threads);
-  if (py::isinstance<py::array_t<std::uint16_t>>(z)) {
-    return epilogue<std::uint16_t>(z, mask, z_max, isa, threads);
-  }
-  return epilogue<float>(z, mask, z_max, isa, threads);
+  const py::gil_scoped_release release;
+  return ffn(x, fc1, fc1_bias, fc2, fc2_bias, residual, mask, z_max, isa, threads);
 }
 
 void py_attention(const py::array& qkv_, const py::array& starts_, std::int64_t heads,
@@ -336,6 +365,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("threads"), "None, or (neuron, found) where the offsets contradict the mask.");
   m.def("ffn_epilogue", &py_ffn_epilogue, py::arg("z").noconvert(), py::arg("mask").noconvert(),
         py::arg("z_max").noconvert(), py::arg("isa"), py::arg("threads"),
+        "row * F + neuron of the first pre-activation that is not finite, or -1.");
+  m.def("ffn", &py_ffn, py::arg("x").noconvert(), py::arg("fc1").noconvert(),
+        py::arg("fc1_bias").noconvert().none(true), py::arg("fc2").noconvert().none(true),
+        py::arg("fc2_bias").noconvert().none(true), py::arg("residual").noconvert(),
+        py::arg("mask").noconvert(), py::arg("z_max").noconvert(), py::arg("isa"),
+        py::arg("threads"),
         "row * F + neuron of the first pre-activation that is not finite, or -1.");
   m.def("attention", &py_attention, py::arg("qkv").noconvert(), py::arg("starts").noconvert(),
         py::arg("heads"), py::arg("out").noconvert(), py::arg("isa"), py::arg("threads"));

@@ -7,37 +7,34 @@ namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
 constexpr std::int64_t attention_block = AttentionJob::block;
-constexpr std::int64_t chunk = AttentionJob::chunk;
-constexpr std::int64_t tile_columns = tile_vectors * float_lanes;
-static_assert(chunk % tile_columns == 0 || tile_columns % chunk == 0);
+constexpr std::int64_t panel_width = Panels::width;
 
-/// What a head of a sequence needs, in f32, one behind the other in the scratch.
+/// What a head of a sequence needs, one behind the other in the scratch. `width` is the head size,
+/// padded.
 struct AttentionBuffers {
-  float* keys;    // [blocks][width][64]: transposed
-  float* values;  // [blocks][64][width]
-  float* query;   // [64][width]
-  float* sum;     // [64][width]
-  float* scores;  // [64][64]
+  std::uint16_t* keys;    // [blocks][64 keys as panels of `width` terms]
+  std::uint16_t* values;  // [blocks][`width` columns as panels of 64 terms]
+  Left* query;            // [64, width]
+  Left* weights;          // [64, 64]
+  float* scores;          // [64, 64]
+  float* sum;             // [64, width]
 
-  AttentionBuffers(float* scratch, std::int64_t blocks, std::int64_t width)
-      : keys(scratch),
-        values(keys + blocks * width * attention_block),
-        query(values + blocks * width * attention_block),
-        sum(query + attention_block * width),
-        scores(sum + attention_block * width) {}
+  AttentionBuffers(unsigned char* scratch, std::int64_t blocks, std::int64_t width) {
+    keys = reinterpret_cast<std::uint16_t*>(scratch);
+    values = keys + blocks * width * attention_block;
+    scratch = reinterpret_cast<unsigned char*>(values + blocks * width * attention_block);
+    query = reinterpret_cast<Left*>(scratch);
+    weights = query + attention_block * width;
+    scratch = reinterpret_cast<unsigned char*>(weights + attention_block * attention_block);
+    scores = reinterpret_cast<float*>(scratch);
+    sum = scores + attention_block * attention_block;
+  }
 };
 
 inline void fill(float* begin, float* end, float value) {
   for (; begin < end; ++begin) {
     *begin = value;
   }
-}
-
-inline float from_bfloat16(std::uint16_t bits) {
-  const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
 }
 
 /// e^x for x <= 0, 0 below 2^-125: products and sums, none of them fused, so that every instruction
@@ -56,49 +53,9 @@ inline Floats exponential(Floats x) {
   return zero_below(times_power(value, whole), power, broadcast(-125.0F));
 }
 
-/// c [rows, columns] += a [rows, 32 chunks] b [32 chunks, columns], even and odd terms in chains of
-/// their own.
-inline void multiply_add(const float* a, std::int64_t a_stride, const float* b,
-                         std::int64_t b_stride, std::int64_t chunks, float* c,
-                         std::int64_t c_stride, std::int64_t rows, std::int64_t columns) {
-  for (std::int64_t row = 0; row < rows; row += tile_rows) {
-    for (std::int64_t column = 0; column < columns; column += tile_columns) {
-      for (std::int64_t step = 0; step < chunks; ++step) {
-        Floats even[tile_rows][tile_vectors];
-        Floats odd[tile_rows][tile_vectors];
-        for (int r = 0; r < tile_rows; ++r) {
-          for (int v = 0; v < tile_vectors; ++v) {
-            even[r][v] = odd[r][v] = broadcast(0.0F);
-          }
-        }
-        const float* left = a + row * a_stride + chunk * step;
-        const float* right = b + chunk * step * b_stride + column;
-        for (int term = 0; term < chunk; term += 2) {
-          for (int v = 0; v < tile_vectors; ++v) {
-            const Floats first = load(right + v * float_lanes);
-            const Floats second = load(right + b_stride + v * float_lanes);
-            for (int r = 0; r < tile_rows; ++r) {
-              even[r][v] = fused(broadcast(left[r * a_stride + term]), first, even[r][v]);
-              odd[r][v] = fused(broadcast(left[r * a_stride + term + 1]), second, odd[r][v]);
-            }
-          }
-          right += 2 * b_stride;
-        }
-        for (int r = 0; r < tile_rows; ++r) {
-          float* place = c + (row + r) * c_stride + column;
-          for (int v = 0; v < tile_vectors; ++v) {
-            float* here = place + v * float_lanes;
-            store(here, add(load(here), add(even[r][v], odd[r][v])));
-          }
-        }
-      }
-    }
-  }
-}
-
-/// Scores of one row of 64 keys become weights, rounded to bfloat16; returns the new maximum.
+/// From the scores of one row of 64 keys to weights, rounded to bfloat16; returns the new maximum.
 /// `total` gets the sum of the weights before rounding: 16 lanes, then halves of them.
-inline float weigh(float* scores, float scale, float maximum, float& total) {
+inline float weigh(float* scores, float scale, float maximum, Left* weights, float& total) {
   Floats most = broadcast(maximum);
   for (std::int64_t j = 0; j < attention_block; j += float_lanes) {
     const Floats score = multiply(load(scores + j), broadcast(scale));
@@ -111,36 +68,46 @@ inline float weigh(float* scores, float scale, float maximum, float& total) {
     const Floats weight = exponential(subtract(load(scores + j), broadcast(reached)));
     float* lane = lanes + j % 16;
     store(lane, add(load(lane), weight));
-    store(scores + j, round_bfloat16(weight));
+    store_left(weights + j, weight);
   }
   total = tree_sum(lanes);
   return reached;
 }
 
+/// Keys and values of a head as panels, zeros behind the last key.
 inline void pack_sequence(const AttentionJob& job, std::int64_t first, std::int64_t length,
                           std::int64_t head, std::int64_t width, const AttentionBuffers& buffers) {
   const std::int64_t inner = job.out.cols;
-  fill(buffers.keys, buffers.query, 0.0F);  // values as well, which lie between
+  const auto size = static_cast<std::size_t>(reinterpret_cast<unsigned char*>(buffers.query) -
+                                             reinterpret_cast<unsigned char*>(buffers.keys));
+  std::memset(buffers.keys, 0, size);  // values as well, which lie behind
   for (std::int64_t j = 0; j < length; ++j) {
     const std::uint16_t* row =
         job.qkv.data + (first + j) * job.qkv.row_stride + head * job.head_size;
-    const std::int64_t block = j / attention_block * attention_block * width;
-    float* key = buffers.keys + block + j % attention_block;
-    float* value = buffers.values + block + j % attention_block * width;
+    const std::int64_t in_block = j % attention_block;
+    const std::int64_t block = (j - in_block) * width;
+    std::uint16_t* key = buffers.keys + block + in_block / panel_width * panel_width * width +
+                         2 * (in_block % panel_width);
+    std::uint16_t* value = buffers.values + block + in_block / 2 * 2 * panel_width + in_block % 2;
     for (std::int64_t d = 0; d < job.head_size; ++d) {
-      key[d * attention_block] = from_bfloat16(row[inner + d]);
-      value[d] = from_bfloat16(row[2 * inner + d]);
+      key[d / 2 * 2 * panel_width + d % 2] = row[inner + d];
+      value[d / panel_width * panel_width * attention_block + 2 * (d % panel_width)] =
+          row[2 * inner + d];
     }
   }
 }
 
 }  // namespace
 
-Isa attention(const AttentionJob& job, float* scratch, std::int64_t sequence, std::int64_t head) {
+Isa attention(const AttentionJob& job, unsigned char* scratch, std::int64_t sequence,
+              std::int64_t head) {
   const unsigned control = flush_denormals();
+  Engine engine;
+  engine.start();
   const std::int64_t first = job.starts[sequence];
   const std::int64_t length = job.starts[sequence + 1] - first;
-  const std::int64_t width = (job.head_size + chunk - 1) / chunk * chunk;
+  const std::int64_t chunks = (job.head_size + Panels::chunk - 1) / Panels::chunk;
+  const std::int64_t width = chunks * Panels::chunk;
   const std::int64_t blocks = (length + attention_block - 1) / attention_block;
   const AttentionBuffers buffers(scratch, blocks, width);
   pack_sequence(job, first, length, head, width, buffers);
@@ -149,15 +116,14 @@ Isa attention(const AttentionJob& job, float* scratch, std::int64_t sequence, st
   for (std::int64_t query = 0; query < length; query += attention_block) {
     const std::int64_t queries =
         length - query < attention_block ? length - query : attention_block;
-    const std::int64_t rows = (queries + tile_rows - 1) / tile_rows * tile_rows;
-    fill(buffers.query, buffers.scores, 0.0F);  // the sums as well
+    std::memset(static_cast<void*>(buffers.query), 0,
+                static_cast<std::size_t>(attention_block * width) * sizeof(Left));
     for (std::int64_t i = 0; i < queries; ++i) {
-      const std::uint16_t* row =
-          job.qkv.data + (first + query + i) * job.qkv.row_stride + head * job.head_size;
-      for (std::int64_t d = 0; d < job.head_size; ++d) {
-        buffers.query[i * width + d] = from_bfloat16(row[d]);
-      }
+      to_left(buffers.query + i * width,
+              job.qkv.data + (first + query + i) * job.qkv.row_stride + head * job.head_size,
+              job.head_size);
     }
+    fill(buffers.sum, buffers.sum + attention_block * width, 0.0F);
     alignas(64) float maximum[attention_block];
     alignas(64) float total[attention_block] = {};
     alignas(64) float shrink[attention_block] = {};
@@ -165,15 +131,18 @@ Isa attention(const AttentionJob& job, float* scratch, std::int64_t sequence, st
     fill(maximum, maximum + attention_block, none);
     for (std::int64_t key = 0; key <= query; key += attention_block) {
       float* scores = buffers.scores;
-      fill(scores, scores + rows * attention_block, 0.0F);
-      multiply_add(buffers.query, width, buffers.keys + key * width, attention_block, width / chunk,
-                   scores, attention_block, rows, attention_block);
+      fill(scores, scores + attention_block * attention_block, 0.0F);
+      for (std::int64_t column = 0; column < attention_block; column += panel_width) {
+        product(engine, buffers.query, width, buffers.keys + (key + column) * width, chunks,
+                scores + column, attention_block, queries);
+      }
       for (std::int64_t i = 0; i < queries; ++i) {
         float* row = scores + i * attention_block;
         if (key == query) {
           fill(row + i + 1, row + attention_block, none);
         }
-        const float reached = weigh(row, job.scale, maximum[i], added[i]);
+        const float reached =
+            weigh(row, job.scale, maximum[i], buffers.weights + i * attention_block, added[i]);
         shrink[i] = maximum[i] - reached;
         maximum[i] = reached;
       }
@@ -188,23 +157,28 @@ Isa attention(const AttentionJob& job, float* scratch, std::int64_t sequence, st
           store(sum + d, multiply(load(sum + d), broadcast(shrink[i])));
         }
       }
-      multiply_add(scores, attention_block, buffers.values + key * width, width,
-                   attention_block / chunk, buffers.sum, width, rows, width);
+      for (std::int64_t column = 0; column < width; column += panel_width) {
+        product(engine, buffers.weights, attention_block,
+                buffers.values + key * width + column * attention_block,
+                attention_block / Panels::chunk, buffers.sum + column, width, queries);
+      }
     }
     for (std::int64_t i = 0; i < queries; ++i) {
-      float* sum = buffers.sum + i * width;
-      for (std::int64_t d = 0; d < width; d += float_lanes) {
-        store(sum + d, round_bfloat16(divide(load(sum + d), broadcast(total[i]))));
-      }
+      const float* sum = buffers.sum + i * width;
       std::uint16_t* out =
           job.out.data + (first + query + i) * job.out.row_stride + head * job.head_size;
-      for (std::int64_t d = 0; d < job.head_size; ++d) {
-        std::uint32_t bits;
-        std::memcpy(&bits, sum + d, sizeof bits);
-        out[d] = static_cast<std::uint16_t>(bits >> 16);
+      for (std::int64_t d = 0; d < width; d += float_lanes) {
+        alignas(64) std::uint16_t rounded[float_lanes];
+        store_bfloat16(rounded, divide(load(sum + d), broadcast(total[i])));
+        const std::int64_t there =
+            job.head_size - d < float_lanes ? job.head_size - d : float_lanes;
+        for (std::int64_t lane = 0; lane < there; ++lane) {
+          out[d + lane] = rounded[lane];
+        }
       }
     }
   }
+  engine.stop();
   restore_control(control);
   return isa;
 }

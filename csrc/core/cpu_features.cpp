@@ -7,15 +7,22 @@
 #if defined(__x86_64__)
 #  include <cpuid.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#  include <sys/syscall.h>
+#  include <unistd.h>
+#endif
 
 namespace pyneurons {
 namespace {
 
-constexpr std::array<std::string_view, isa_count> names = {"scalar", "avx2", "avx512"};
+constexpr std::array<std::string_view, isa_count> names = {"scalar", "avx2", "avx512", "avx512bf16",
+                                                           "amx"};
 
 struct Support {
   bool avx2 = false;
   bool avx512 = false;
+  bool avx512bf16 = false;
+  bool amx = false;
 };
 
 #if defined(__x86_64__)
@@ -30,6 +37,17 @@ std::uint64_t xcr0() {
 
 bool all(std::uint32_t value, std::uint32_t bits) {
   return (value & bits) == bits;
+}
+
+/// Whether the system lets this process have the tile registers, which it gives on request only.
+bool request_tiles() {
+#  if defined(__linux__)
+  constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#  else
+  return false;
+#  endif
 }
 
 Support ask_processor() {
@@ -67,12 +85,20 @@ Support ask_processor() {
   constexpr std::uint32_t avx512dq = 1u << 17;
   constexpr std::uint32_t avx512bw = 1u << 30;
   constexpr std::uint32_t avx512vl = 1u << 31;
-  constexpr std::uint64_t ymm = 0x06;  // XMM, YMM
-  constexpr std::uint64_t zmm = 0xE6;  // and opmask, the upper half of ZMM0-15, ZMM16-31
+  constexpr std::uint64_t ymm = 0x06;       // XMM, YMM
+  constexpr std::uint64_t zmm = 0xE6;       // and opmask, the upper half of ZMM0-15, ZMM16-31
+  constexpr std::uint64_t tiles = 0x60000;  // TILECFG, TILEDATA
+  constexpr std::uint32_t amx_bf16 = 1u << 22;
+  constexpr std::uint32_t amx_tile = 1u << 24;
+  constexpr std::uint32_t avx512_bf16 = 1u << 5;
   const std::uint64_t saved = xcr0();
   support.avx2 = all(ebx, bmi1 | avx2 | bmi2) && (saved & ymm) == ymm;
   support.avx512 =
       support.avx2 && all(ebx, avx512f | avx512dq | avx512bw | avx512vl) && (saved & zmm) == zmm;
+  support.amx = support.avx512 && all(edx, amx_bf16 | amx_tile) && (saved & tiles) == tiles &&
+                request_tiles();
+  support.avx512bf16 = support.avx512 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 &&
+                       all(eax, avx512_bf16);
   return support;
 }
 
@@ -108,6 +134,10 @@ bool cpu_supports(Isa isa) {
       return support.avx2;
     case Isa::avx512:
       return support.avx512;
+    case Isa::avx512bf16:
+      return support.avx512bf16;
+    case Isa::amx:
+      return support.amx;
   }
   return false;
 }

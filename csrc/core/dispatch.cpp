@@ -10,19 +10,20 @@
 namespace pyneurons {
 namespace {
 
-#define PYNEURONS_TABLE(isa)                                                             \
-  Kernels {                                                                              \
-    &isa::segment_counts, &isa::firing_rows, &isa::ngram_keys_u16, &isa::ngram_keys_u32, \
-        &isa::ngram_coverage, &isa::ngram_triggers, &isa::ffn_epilogue_f32,              \
-        &isa::ffn_epilogue_bf16, &isa::attention                                         \
+/// Those that count and test bits come from `bits`, products from `isa`.
+#define PYNEURONS_TABLE(isa, bits)                                                           \
+  Kernels {                                                                                  \
+    &bits::segment_counts, &bits::firing_rows, &bits::ngram_keys_u16, &bits::ngram_keys_u32, \
+        &bits::ngram_coverage, &bits::ngram_triggers, &bits::ffn_epilogue, &isa::ffn,        \
+        &isa::attention                                                                      \
   }
 
-constexpr Kernels scalar_kernels = PYNEURONS_TABLE(scalar);
-#ifdef PYNEURONS_HAS_AVX2
-constexpr Kernels avx2_kernels = PYNEURONS_TABLE(avx2);
-#endif
-#ifdef PYNEURONS_HAS_AVX512
-constexpr Kernels avx512_kernels = PYNEURONS_TABLE(avx512);
+constexpr Kernels scalar_kernels = PYNEURONS_TABLE(scalar, scalar);
+#ifdef PYNEURONS_X86_64
+constexpr Kernels avx2_kernels = PYNEURONS_TABLE(avx2, avx2);
+constexpr Kernels avx512_kernels = PYNEURONS_TABLE(avx512, avx512);
+constexpr Kernels avx512bf16_kernels = PYNEURONS_TABLE(avx512bf16, avx512);
+constexpr Kernels amx_kernels = PYNEURONS_TABLE(amx, avx512);
 #endif
 
 #undef PYNEURONS_TABLE
@@ -30,21 +31,16 @@ constexpr Kernels avx512_kernels = PYNEURONS_TABLE(avx512);
 /// A set that is not compiled in is absent: null, never a set of empty functions.
 constexpr std::array<const Kernels*, isa_count> table = {
     &scalar_kernels,
-#ifdef PYNEURONS_HAS_AVX2
-    &avx2_kernels,
+#ifdef PYNEURONS_X86_64
+    &avx2_kernels,   &avx512_kernels, &avx512bf16_kernels, &amx_kernels,
 #else
-    nullptr,
-#endif
-#ifdef PYNEURONS_HAS_AVX512
-    &avx512_kernels,
-#else
-    nullptr,
+    nullptr,         nullptr, nullptr, nullptr,
 #endif
 };
 
 constexpr std::array<const char*, op_count> op_names = {
     "segment_counts", "firing_rows",  "ngram_keys", "ngram_coverage",
-    "ngram_triggers", "ffn_epilogue", "attention",
+    "ngram_triggers", "ffn_epilogue", "ffn",        "attention",
 };
 
 std::atomic<std::int64_t> calls[op_count][isa_count];
@@ -85,7 +81,7 @@ std::int64_t executed(Op op, Isa isa) {
 
 Isa detect() {
   Isa best = Isa::scalar;
-  for (const Isa isa : {Isa::avx2, Isa::avx512}) {
+  for (const Isa isa : all_isas) {
     if (compiled(isa) && cpu_supports(isa)) {
       best = isa;
     }

@@ -7,25 +7,26 @@ namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
 /// The word of the last neurons, where F is no multiple of 32: through a padded copy.
-template <typename T>
-inline std::uint32_t epilogue_tail(T* z, float* z_max, std::int64_t neurons, std::uint32_t& wrong) {
-  T copy[32] = {};
+inline std::uint32_t epilogue_tail(float* z, float* z_max, std::int64_t neurons,
+                                   std::uint32_t& wrong) {
+  float copy[32] = {};
   float copy_max[32] = {};
   const std::size_t count = static_cast<std::size_t>(neurons);
-  std::memcpy(copy, z, count * sizeof(T));
+  std::memcpy(copy, z, count * sizeof(float));
   std::memcpy(copy_max, z_max, count * sizeof(float));
   const std::uint32_t fires = epilogue_word(copy, copy_max, wrong);
-  std::memcpy(z, copy, count * sizeof(T));
+  std::memcpy(z, copy, count * sizeof(float));
   std::memcpy(z_max, copy_max, count * sizeof(float));
   return fires;
 }
 
+}  // namespace
+
 /// Block by block of words, so that the running maxima of a block stay in the nearest cache.
-template <typename T>
-inline Isa epilogue(const FfnEpilogueJob<T>& job, WordRange words, std::int64_t* first_wrong) {
+Isa ffn_epilogue(const FfnEpilogueJob& job, WordRange words, std::int64_t* first_wrong) {
   *first_wrong = -1;
   for (std::int64_t n = 0; n < job.z.rows; ++n) {
-    T* z = job.z.data + n * job.z.row_stride;
+    float* z = job.z.data + n * job.z.row_stride;
     for (std::int64_t w = words.begin; w < words.end; ++w) {
       const std::int64_t neurons = job.z.cols - 32 * w;
       std::uint32_t fires = 0;
@@ -44,17 +45,6 @@ inline Isa epilogue(const FfnEpilogueJob<T>& job, WordRange words, std::int64_t*
     }
   }
   return isa;
-}
-
-}  // namespace
-
-Isa ffn_epilogue_f32(const FfnEpilogueJob<float>& job, WordRange words, std::int64_t* wrong) {
-  return epilogue(job, words, wrong);
-}
-
-Isa ffn_epilogue_bf16(const FfnEpilogueJob<std::uint16_t>& job, WordRange words,
-                      std::int64_t* wrong) {
-  return epilogue(job, words, wrong);
 }
 
 }  // namespace pyneurons::PYNEURONS_ISA

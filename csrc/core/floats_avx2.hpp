@@ -1,14 +1,17 @@
 #pragma once
 
-#include "simd_avx2.hpp"
+#include "simd_avx2.hpp"  // first: it names the instruction set
+
+#include "bfloat16.inl"
 
 /// f32 eight at a time.
-namespace pyneurons::avx2 {
+namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
 constexpr int float_lanes = 8;
-constexpr int tile_rows = 4;  // 8 sums, 2 operands, 1 factor: 11 of 16 registers
-constexpr int tile_vectors = 1;
+constexpr int product_rows = 4;  // 8 sums, 2 operands, 1 factor: 11 of 16 registers
+constexpr int product_vectors = 1;
+constexpr int live_vectors = 4;  // 8 sums, 2 factors, 2 operands: 12 of 16 registers
 using Floats = __m256;
 
 /// Denormals count as 0, in and out, as a matrix engine takes them; returns what was before.
@@ -46,6 +49,7 @@ inline Floats divide(Floats a, Floats b) {
 inline Floats fused(Floats a, Floats b, Floats c) {
   return _mm256_fmadd_ps(a, b, c);
 }
+/// The larger one; b where a is NaN or both are 0.
 inline Floats larger(Floats a, Floats b) {
   return _mm256_max_ps(a, b);
 }
@@ -72,6 +76,31 @@ inline Floats round_bfloat16(Floats a) {
   const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7FFF));
   return _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(-0x10000)));
 }
+/// The bits of 8 numbers rounded to bfloat16.
+inline void store_bfloat16(std::uint16_t* values, Floats a) {
+  const __m256i bits = _mm256_srli_epi32(_mm256_castps_si256(round_bfloat16(a)), 16);
+  const __m128i narrow =
+      _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(values), narrow);
+}
+/// Pairs of bfloat16, the first of each and the second of each.
+inline void load_pairs(const std::uint16_t* values, Floats& first, Floats& second) {
+  const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+  first = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+  second = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-0x10000)));
+}
+/// Bits of the lanes that are above 0; a NaN is not.
+inline std::uint32_t positive(Floats a) {
+  return static_cast<std::uint32_t>(
+      _mm256_movemask_ps(_mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_GT_OQ)));
+}
+/// Bits of the lanes that are NaN or infinite.
+inline std::uint32_t not_finite(Floats a) {
+  const __m256i infinity = _mm256_set1_epi32(0x7F800000);
+  const __m256i odd =
+      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(a), infinity), infinity);
+  return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(odd)));
+}
 inline float largest_lane(Floats a) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
@@ -86,4 +115,4 @@ inline float tree_sum(const float* lanes) {
 }
 
 }  // namespace
-}  // namespace pyneurons::avx2
+}  // namespace pyneurons::PYNEURONS_ISA

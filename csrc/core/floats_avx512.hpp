@@ -1,14 +1,17 @@
 #pragma once
 
-#include "simd_avx512.hpp"
+#include "simd_avx512.hpp"  // first: it names the instruction set
+
+#include "bfloat16.inl"
 
 /// f32 sixteen at a time.
-namespace pyneurons::avx512 {
+namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
 constexpr int float_lanes = 16;
-constexpr int tile_rows = 4;  // 16 sums, 4 operands, 8 factors: 28 of 32 registers
-constexpr int tile_vectors = 2;
+constexpr int product_rows = 4;  // 16 sums, 4 operands, 8 factors: 28 of 32 registers
+constexpr int product_vectors = 2;
+constexpr int live_vectors = 8;  // 24 sums, 2 factors, 2 operands: 28 of 32 registers
 using Floats = __m512;
 
 /// Denormals count as 0, in and out, as a matrix engine takes them; returns what was before.
@@ -46,6 +49,7 @@ inline Floats divide(Floats a, Floats b) {
 inline Floats fused(Floats a, Floats b, Floats c) {
   return _mm512_fmadd_ps(a, b, c);
 }
+/// The larger one; b where a is NaN or both are 0.
 inline Floats larger(Floats a, Floats b) {
   return _mm512_max_ps(a, b);
 }
@@ -72,6 +76,26 @@ inline Floats round_bfloat16(Floats a) {
   const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7FFF));
   return _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(-0x10000)));
 }
+/// The bits of 16 numbers rounded to bfloat16.
+inline void store_bfloat16(std::uint16_t* values, Floats a) {
+  const __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(round_bfloat16(a)), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), _mm512_cvtepi32_epi16(bits));
+}
+/// Pairs of bfloat16, the first of each and the second of each.
+inline void load_pairs(const std::uint16_t* values, Floats& first, Floats& second) {
+  const __m512i pairs = _mm512_loadu_si512(values);
+  first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+  second = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-0x10000)));
+}
+/// Bits of the lanes that are above 0; a NaN is not.
+inline std::uint32_t positive(Floats a) {
+  return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GT_OQ);
+}
+/// Bits of the lanes that are NaN or infinite.
+inline std::uint32_t not_finite(Floats a) {
+  const __m512i infinity = _mm512_set1_epi32(0x7F800000);
+  return _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(a), infinity), infinity);
+}
 inline float largest_lane(Floats a) {
   return _mm512_reduce_max_ps(a);
 }
@@ -85,4 +109,4 @@ inline float tree_sum(const float* lanes) {
 }
 
 }  // namespace
-}  // namespace pyneurons::avx512
+}  // namespace pyneurons::PYNEURONS_ISA

@@ -1,14 +1,15 @@
 #pragma once
 
-#include "simd_scalar.hpp"
+#include "simd_scalar.hpp"  // first: it names the instruction set
+
+#include "bfloat16.inl"
 
 /// f32 one at a time.
-namespace pyneurons::scalar {
+namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
 constexpr int float_lanes = 1;
-constexpr int tile_rows = 2;
-constexpr int tile_vectors = 4;
+constexpr int live_vectors = 16;
 using Floats = float;
 
 /// Denormals count as 0, in and out, as a matrix engine takes them; returns what was before.
@@ -54,6 +55,7 @@ inline Floats divide(Floats a, Floats b) {
 inline Floats fused(Floats a, Floats b, Floats c) {
   return a * b + c;
 }
+/// The larger one; b where a is NaN or both are 0.
 inline Floats larger(Floats a, Floats b) {
   return a > b ? a : b;
 }
@@ -77,6 +79,24 @@ inline Floats round_bfloat16(Floats a) {
   const std::uint32_t bits = static_cast<std::uint32_t>(float_bits(a));
   return bits_float((bits + ((bits >> 16) & 1) + 0x7FFF) & 0xFFFF0000u);
 }
+/// The bits of a number rounded to bfloat16.
+inline void store_bfloat16(std::uint16_t* values, Floats a) {
+  *values =
+      static_cast<std::uint16_t>(static_cast<std::uint32_t>(float_bits(round_bfloat16(a))) >> 16);
+}
+/// A pair of bfloat16.
+inline void load_pairs(const std::uint16_t* values, Floats& first, Floats& second) {
+  first = bits_float(static_cast<std::uint32_t>(values[0]) << 16);
+  second = bits_float(static_cast<std::uint32_t>(values[1]) << 16);
+}
+/// 1 where it is above 0; a NaN is not.
+inline std::uint32_t positive(Floats a) {
+  return a > 0 ? 1 : 0;
+}
+/// 1 where it is NaN or infinite.
+inline std::uint32_t not_finite(Floats a) {
+  return (float_bits(a) & 0x7F800000) == 0x7F800000 ? 1 : 0;
+}
 inline float largest_lane(Floats a) {
   return a;
 }
@@ -93,4 +113,4 @@ inline float tree_sum(const float* lanes) {
 }
 
 }  // namespace
-}  // namespace pyneurons::scalar
+}  // namespace pyneurons::PYNEURONS_ISA

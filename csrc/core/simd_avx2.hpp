@@ -14,10 +14,10 @@
 #define PYNEURONS_ISA avx2
 
 /// Bits of the mask eight words at a time.
-namespace pyneurons::avx2 {
+namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
-constexpr Isa isa = Isa::avx2;
+constexpr Isa isa = Isa::PYNEURONS_ISA;
 constexpr int vec_words = 8;
 using Vec = __m256i;
 
@@ -89,29 +89,5 @@ inline std::uint32_t lane_bits(__m256i low, __m256i high) {
   return static_cast<std::uint32_t>(_mm256_movemask_epi8(bytes));
 }
 
-inline std::uint32_t epilogue_word(std::uint16_t* z, float* z_max, std::uint32_t& wrong) {
-  const __m256i infinity = _mm256_set1_epi16(0x7F80);
-  __m256i on[2];
-  __m256i odd[2];
-  for (int part = 0; part < 2; ++part) {
-    __m256i* place = reinterpret_cast<__m256i*>(z + 16 * part);
-    const __m256i bits = _mm256_loadu_si256(place);
-    on[part] = _mm256_andnot_si256(_mm256_cmpgt_epi16(bits, infinity),
-                                   _mm256_cmpgt_epi16(bits, _mm256_setzero_si256()));
-    odd[part] = _mm256_cmpeq_epi16(_mm256_and_si256(bits, infinity), infinity);
-    _mm256_storeu_si256(place, _mm256_and_si256(on[part], bits));
-    for (int half = 0; half < 2; ++half) {
-      const __m128i narrow =
-          half == 0 ? _mm256_castsi256_si128(bits) : _mm256_extracti128_si256(bits, 1);
-      const __m256 value =
-          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
-      float* most = z_max + 16 * part + 8 * half;
-      _mm256_storeu_ps(most, _mm256_max_ps(value, _mm256_loadu_ps(most)));
-    }
-  }
-  wrong |= lane_bits(odd[0], odd[1]);
-  return lane_bits(on[0], on[1]);
-}
-
 }  // namespace
-}  // namespace pyneurons::avx2
+}  // namespace pyneurons::PYNEURONS_ISA

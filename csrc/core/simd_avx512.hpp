@@ -12,13 +12,15 @@
 #  error "this file is compiled with the flags of avx512"
 #endif
 
-#define PYNEURONS_ISA avx512
+#ifndef PYNEURONS_ISA  // else one that builds on it
+#  define PYNEURONS_ISA avx512
+#endif
 
 /// Bits of the mask sixteen words at a time.
-namespace pyneurons::avx512 {
+namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
-constexpr Isa isa = Isa::avx512;
+constexpr Isa isa = Isa::PYNEURONS_ISA;
 constexpr int vec_words = 16;
 using Vec = __m512i;
 
@@ -81,22 +83,5 @@ inline std::uint32_t epilogue_word(float* z, float* z_max, std::uint32_t& wrong)
   return fires;
 }
 
-inline std::uint32_t epilogue_word(std::uint16_t* z, float* z_max, std::uint32_t& wrong) {
-  const __m512i infinity = _mm512_set1_epi16(0x7F80);
-  const __m512i bits = _mm512_loadu_si512(z);
-  const __mmask32 on = _mm512_mask_cmple_epi16_mask(
-      _mm512_cmpgt_epi16_mask(bits, _mm512_setzero_si512()), bits, infinity);
-  wrong |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(bits, infinity), infinity);
-  _mm512_storeu_si512(z, _mm512_maskz_mov_epi16(on, bits));
-  for (int half = 0; half < 2; ++half) {
-    const __m256i narrow =
-        half == 0 ? _mm512_castsi512_si256(bits) : _mm512_extracti64x4_epi64(bits, 1);
-    const __m512 value = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
-    float* most = z_max + 16 * half;
-    _mm512_storeu_ps(most, _mm512_max_ps(value, _mm512_loadu_ps(most)));
-  }
-  return on;
-}
-
 }  // namespace
-}  // namespace pyneurons::avx512
+}  // namespace pyneurons::PYNEURONS_ISA

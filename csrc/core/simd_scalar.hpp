@@ -12,10 +12,10 @@
 #define PYNEURONS_ISA scalar
 
 /// Bits of the mask two words at a time, in a plain integer register.
-namespace pyneurons::scalar {
+namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
-constexpr Isa isa = Isa::scalar;
+constexpr Isa isa = Isa::PYNEURONS_ISA;
 constexpr int vec_words = 2;
 using Vec = std::uint64_t;
 
@@ -107,21 +107,5 @@ inline std::uint32_t epilogue_word(float* z, float* z_max, std::uint32_t& wrong)
   return flag_word(on);
 }
 
-inline std::uint32_t epilogue_word(std::uint16_t* z, float* z_max, std::uint32_t& wrong) {
-  std::uint8_t on[32];
-  std::uint8_t odd[32];
-  for (unsigned b = 0; b < 32; ++b) {
-    const std::uint32_t bits = z[b];
-    const bool fires = bits > 0 && bits <= 0x7F80;
-    on[b] = fires ? 1 : 0;
-    odd[b] = (bits & 0x7F80) == 0x7F80 ? 1 : 0;
-    const float value = bits_float(bits << 16);
-    z_max[b] = value > z_max[b] ? value : z_max[b];
-    z[b] = fires ? static_cast<std::uint16_t>(bits) : std::uint16_t{0};
-  }
-  wrong |= flag_word(odd);
-  return flag_word(on);
-}
-
 }  // namespace
-}  // namespace pyneurons::scalar
+}  // namespace pyneurons::PYNEURONS_ISA

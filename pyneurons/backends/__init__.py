@@ -55,6 +55,8 @@ REGISTRY: Final = (
     Entry("cpp:scalar", "pyneurons.backends.cpp", "C++ without vector instructions"),
     Entry("cpp:avx2", "pyneurons.backends.cpp", "C++ with AVX2"),
     Entry("cpp:avx512", "pyneurons.backends.cpp", "C++ with AVX-512 F, BW, DQ and VL"),
+    Entry("cpp:avx512bf16", "pyneurons.backends.cpp", "C++ with AVX512-BF16 as well"),
+    Entry("cpp:amx", "pyneurons.backends.cpp", "C++ with AVX-512 and the tiles of AMX"),
 )
 
 DEFAULT: Final = "cpp"

@@ -1,18 +1,19 @@
 """The C++ kernels as backends: one per instruction set, and the best of them as ``cpp``.
 
-The products of `ffn` are torch's; the pass over their result is ours.
+Products of bfloat16 are ours. Those of float32 are torch's; the pass over their result is ours.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
 from pyneurons import _core
 from pyneurons.backends import Backend
 from pyneurons.errors import BackendUnavailable, IntegrityError, NonFiniteError
+from pyneurons.panels import Panels
 from pyneurons.reference import (
     Ids,
     Ints,
@@ -26,10 +27,11 @@ from pyneurons.reference import (
 )
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import Tensor
 
 FFN_ROWS: Final = 256
-"""Rows of one block of `ffn`.
+"""Rows of one block of `ffn` in float32.
 
 torch's product of a row depends on how many rows there are, so every block has this many, and its
 operands lie in buffers of our own: neither the number of rows of a call nor their place in memory
@@ -127,9 +129,9 @@ class _Ops:
     def ffn(
         self,
         x: Tensor,
-        fc1_weight: Tensor,
+        fc1_weight: Tensor | Panels,
         fc1_bias: Tensor | None,
-        fc2_weight: Tensor | None,
+        fc2_weight: Tensor | Panels | None,
         fc2_bias: Tensor | None,
         residual: Tensor,
         mask: Words,
@@ -139,21 +141,58 @@ class _Ops:
     ) -> None:
         import torch
 
+        if x.dtype == torch.bfloat16:
+            wrong = _core.ffn(
+                _bits(x),
+                _bits(_panels(fc1_weight).data),
+                None if fc1_bias is None else _bits(fc1_bias),
+                None if fc2_weight is None else _bits(_panels(fc2_weight).data),
+                None if fc2_bias is None else _bits(fc2_bias),
+                residual.numpy(),
+                mask,
+                z_max.numpy(),
+                self.isa,
+                threads,
+            )
+            if wrong >= 0:
+                raise NonFiniteError(non_finite(*divmod(wrong, fc1_weight.shape[0])))
+        else:
+            weights = cast("tuple[Tensor, Tensor | None]", (fc1_weight, fc2_weight))
+            self._ffn_float32(
+                x, weights[0], fc1_bias, weights[1], fc2_bias, residual, mask, z_max, threads
+            )
+
+    def _ffn_float32(
+        self,
+        x: Tensor,
+        fc1_weight: Tensor,
+        fc1_bias: Tensor | None,
+        fc2_weight: Tensor | None,
+        fc2_bias: Tensor | None,
+        residual: Tensor,
+        mask: Words,
+        z_max: Tensor,
+        threads: int,
+    ) -> None:
+        import torch
+
         rows, inner = x.shape
         neurons = fc1_weight.shape[0]
         with torch.no_grad():
-            block = torch.zeros(FFN_ROWS, inner, dtype=x.dtype)
-            z = torch.empty(FFN_ROWS, neurons, dtype=x.dtype)
-            y = torch.empty(FFN_ROWS, residual.shape[1], dtype=x.dtype)
-            bits = z.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else z.numpy()
-            maxima = z_max.numpy()
+            block = torch.zeros(FFN_ROWS, inner)
+            z = torch.empty(FFN_ROWS, neurons)
+            y = torch.empty(FFN_ROWS, residual.shape[1])
             for start in range(0, rows, FFN_ROWS):
                 stop = min(rows, start + FFN_ROWS)
                 block[: stop - start] = x[start:stop]
                 block[stop - start :] = 0
                 _linear(block, fc1_weight, fc1_bias, z)
                 wrong = _core.ffn_epilogue(
-                    bits[: stop - start], mask[:, start:stop], maxima, self.isa, threads
+                    z.numpy()[: stop - start],
+                    mask[:, start:stop],
+                    z_max.numpy(),
+                    self.isa,
+                    threads,
                 )
                 if wrong >= 0:
                     row, neuron = divmod(wrong, neurons)
@@ -165,10 +204,19 @@ class _Ops:
     def attention(
         self, qkv: Tensor, starts: Ints, heads: int, out: Tensor, *, threads: int
     ) -> None:
-        import torch
+        _core.attention(_bits(qkv), starts, heads, _bits(out), self.isa, threads)
 
-        bits, out_bits = (tensor.view(torch.uint16).numpy() for tensor in (qkv, out))
-        _core.attention(bits, starts, heads, out_bits, self.isa, threads)
+
+def _panels(weight: Tensor | Panels) -> Panels:
+    return weight if isinstance(weight, Panels) else Panels.of(weight)
+
+
+def _bits(tensor: Tensor) -> npt.NDArray[np.uint16]:
+    """Return the memory of a bfloat16 tensor: NumPy has no such type."""
+    import torch
+
+    bits: npt.NDArray[np.uint16] = tensor.view(torch.uint16).numpy()
+    return bits
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:

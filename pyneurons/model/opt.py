@@ -4,8 +4,9 @@ torch's products give a row other bits when the number of rows changes, and atte
 sequence is padded to another length. So the shape of every product is fixed here:
 
 - linear maps run on blocks of `ROWS` rows that begin on 64 bytes, the last block padded;
-- attention is our own in bfloat16, its order of sums fixed (`ops.attention`); in float32 it is
-  torch's, on sequences padded to `bucket` of their own length, in copies laid out by head.
+- attention and the feed-forward block are our own in bfloat16, their order of sums fixed
+  (`ops.attention`, `ops.ffn`); in float32 attention is torch's, on sequences padded to `bucket` of
+  their own length, in copies laid out by head.
 
 With one thread inside torch (``torch.set_num_threads(1)``) a sequence then gets the same bits
 whatever stands before or behind it, in any micro-batch, in any thread. Nothing here is shared
@@ -30,6 +31,7 @@ from torch.nn import functional
 from pyneurons import ops
 from pyneurons.errors import DTypeError, ShapeError
 from pyneurons.model.config import NORM_EPSILON, POSITION_OFFSET, OptConfig
+from pyneurons.panels import WIDTH, Panels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,9 +95,9 @@ class LayerWeights:
     out_bias: Tensor | None
     ffn_norm_weight: Tensor | None  # [D] float32: final_layer_norm of the layer
     ffn_norm_bias: Tensor | None
-    fc1_weight: Tensor  # [F, D]
+    fc1_weight: Tensor | Panels  # [F, D]; laid out as panels in bfloat16
     fc1_bias: Tensor | None
-    fc2_weight: Tensor  # [D, F]
+    fc2_weight: Tensor | Panels  # [D, F]
     fc2_bias: Tensor | None
 
 
@@ -111,10 +113,15 @@ def convert_layer(raw: Mapping[str, Tensor], config: OptConfig, dtype: torch.dty
     dtype : torch.dtype
         float32 or bfloat16.
 
+    Raises
+    ------
+    NonFiniteError
+        In bfloat16, for a NaN or infinity in a weight of the feed-forward block.
+
     Notes
     -----
-    Cost: one pass over the weights, and `converted_layer_bytes` of memory (of q, k, v alone where
-    the dtypes are equal).
+    Cost: one pass over the weights, and `converted_layer_bytes` of memory (in float32 of q, k, v
+    alone where the dtypes are equal).
     """
     _check_dtype("convert_layer", dtype)
     hidden = config.hidden_size
@@ -122,6 +129,10 @@ def convert_layer(raw: Mapping[str, Tensor], config: OptConfig, dtype: torch.dty
     def get(name: str, kind: torch.dtype = dtype) -> Tensor | None:
         values = raw.get(name)
         return None if values is None else values.to(kind)
+
+    def for_ffn(name: str) -> Tensor | Panels:
+        weight = raw[name].to(dtype)
+        return Panels.of(weight, name) if dtype == torch.bfloat16 else weight
 
     def stacked(suffix: str, shape: tuple[int, ...]) -> Tensor:
         out = torch.empty(shape, dtype=dtype)
@@ -140,9 +151,9 @@ def convert_layer(raw: Mapping[str, Tensor], config: OptConfig, dtype: torch.dty
         out_bias=get("self_attn.out_proj.bias"),
         ffn_norm_weight=get("final_layer_norm.weight", torch.float32),
         ffn_norm_bias=get("final_layer_norm.bias", torch.float32),
-        fc1_weight=raw["fc1.weight"].to(dtype),
+        fc1_weight=for_ffn("fc1.weight"),
         fc1_bias=get("fc1.bias"),
-        fc2_weight=raw["fc2.weight"].to(dtype),
+        fc2_weight=for_ffn("fc2.weight"),
         fc2_bias=get("fc2.bias"),
     )
 
@@ -345,8 +356,14 @@ def layer_parameter_count(config: OptConfig) -> int:
 
 def converted_layer_bytes(config: OptConfig, dtype: torch.dtype) -> int:
     """Return the most bytes of one `LayerWeights` in the compute dtype."""
+
+    def padded(name: str, shape: tuple[int, ...]) -> int:
+        if dtype == torch.bfloat16 and name in ("fc1.weight", "fc2.weight"):
+            return math.prod(-(-side // WIDTH) * WIDTH for side in shape)
+        return math.prod(shape)
+
     return sum(
-        math.prod(shape) * (4 if "layer_norm" in name else dtype.itemsize)
+        padded(name, shape) * (4 if "layer_norm" in name else dtype.itemsize)
         for name, shape in config.layer_shapes().items()
     )
 
@@ -363,17 +380,19 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     group = max(ATTENTION_ROWS, bucket(context))
     # In `_Scratch`, kept: q, k, v and the result of all rows, x, one block.
     kept = (padded * 4 + rows + ROWS) * width * item
-    # For a while: a block of `ops.ffn`.
-    passing = ROWS * (neurons + 2 * width) * item
     if dtype == torch.bfloat16:
-        # In `ops.attention`, kept: one head of one sequence in float32, a block of scores.
-        head = -(-width // config.num_attention_heads // 32) * 32
-        kept += 4 * (2 * bucket(context) * head + 2 * 64 * head + 64 * 64)
+        # In `ops.ffn`, kept: 384 rows of x, h, what they add, and the list of live pairs.
+        kept += 384 * (8 * width + 10 * neurons)
+        # In `ops.attention`, kept: keys and values of one head of one sequence, a block of scores.
+        head = -(-width // config.num_attention_heads // WIDTH) * WIDTH
+        kept += 4 * bucket(context) * head + 8 * 64 * (head + 64)
+        passing = 0
     else:
-        # In `_Scratch`, kept: k and v of a group. For a while: its q, k, v and its result.
+        # In `_Scratch`, kept: k and v of a group. For a while: its q, k, v and its result, or a
+        # block of `ops.ffn`.
         kept += group * 2 * width * item
         attend = group * (4 * width * item + 4 * config.num_attention_heads)
-        passing = max(passing, attend + _ATTENTION_BUFFER_BYTES)
+        passing = max(ROWS * (neurons + 2 * width) * item, attend + _ATTENTION_BUFFER_BYTES)
     block = ROWS * width * 2 * 4
     # A quarter more for gaps that the allocator leaves between buffers of changing sizes.
     passing = passing * 5 // 4

@@ -116,3 +116,8 @@ class Guarded:
         untouched[self._inner] = False
         around = np.ascontiguousarray(self._buffer[untouched]).view(np.uint8)
         return bool(np.all(around == self._SENTINEL))
+
+
+def sums(backend: str):
+    """The order in which a backend adds products of bfloat16."""
+    return reference.chained_sum if backend == "cpp:avx512bf16" else reference.paired_sum

@@ -16,10 +16,11 @@ enum class Op : int {
   ngram_coverage,
   ngram_triggers,
   ffn_epilogue,
+  ffn,
   attention
 };
 
-inline constexpr int op_count = 7;
+inline constexpr int op_count = 8;
 
 /// The op's name, as in Python.
 const char* op_name(Op op);

@@ -1,0 +1,86 @@
+// Products of bfloat16 by fused multiply-adds in f32, in AMX's order of sums.
+
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.hpp"
+#include "live_pairs.inl"
+
+namespace pyneurons::PYNEURONS_ISA {
+namespace {
+
+using Left = float;                 // what stands on the left, widened once
+constexpr double dense_from = 0.5;  // share of live pairs
+
+inline void to_left(Left* left, const std::uint16_t* values, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    left[i] = from_bfloat16(values[i]);
+  }
+}
+
+inline void store_left(Left* left, Floats a) {
+  store(left, round_bfloat16(a));
+}
+
+struct Engine {  // nothing to set up
+  void start() {}
+  void stop() {}
+};
+
+template <int rows>
+inline void rows_by_panel(const Left* left, std::int64_t left_stride, const std::uint16_t* panel,
+                          std::int64_t chunks, float* c, std::int64_t c_stride) {
+  constexpr std::int64_t width = Panels::width;
+  constexpr std::int64_t chunk = Panels::chunk;
+  for (std::int64_t column = 0; column < width; column += product_vectors * float_lanes) {
+    const Left* factors = left;
+    const std::uint16_t* right = panel + 2 * column;
+    for (std::int64_t step = 0; step < chunks; ++step, factors += chunk) {
+      Floats even[rows][product_vectors];
+      Floats odd[rows][product_vectors];
+      for (int r = 0; r < rows; ++r) {
+        for (int v = 0; v < product_vectors; ++v) {
+          even[r][v] = odd[r][v] = broadcast(0.0F);
+        }
+      }
+      for (int term = 0; term < chunk; term += 2, right += 2 * width) {
+        for (int v = 0; v < product_vectors; ++v) {
+          Floats first;
+          Floats second;
+          load_pairs(right + 2 * v * float_lanes, first, second);
+          for (int r = 0; r < rows; ++r) {
+            const Left* factor = factors + r * left_stride + term;
+            even[r][v] = fused(broadcast(factor[0]), first, even[r][v]);
+            odd[r][v] = fused(broadcast(factor[1]), second, odd[r][v]);
+          }
+        }
+      }
+      for (int r = 0; r < rows; ++r) {
+        for (int v = 0; v < product_vectors; ++v) {
+          float* here = c + r * c_stride + column + v * float_lanes;
+          store(here, add(load(here), add(even[r][v], odd[r][v])));
+        }
+      }
+    }
+  }
+}
+
+/// c [rows, 32] += left [rows, 32 chunks] times a panel; an even number of rows is there. Even and
+/// odd terms have chains of their own within a chunk.
+inline void product(Engine& /*engine*/, const Left* left, std::int64_t left_stride,
+                    const std::uint16_t* panel, std::int64_t chunks, float* c,
+                    std::int64_t c_stride, std::int64_t rows) {
+  std::int64_t row = 0;
+  for (; row + product_rows <= rows; row += product_rows) {
+    rows_by_panel<product_rows>(left + row * left_stride, left_stride, panel, chunks,
+                                c + row * c_stride, c_stride);
+  }
+  for (; row < rows; row += 2) {
+    rows_by_panel<2>(left + row * left_stride, left_stride, panel, chunks, c + row * c_stride,
+                     c_stride);
+  }
+}
+
+}  // namespace
+}  // namespace pyneurons::PYNEURONS_ISA
