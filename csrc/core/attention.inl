@@ -55,45 +55,97 @@ inline Floats exponential(Floats x) {
 
 /// From the scores of one row of 64 keys to weights, rounded to bfloat16; returns the new maximum.
 /// `total` gets the sum of the weights before rounding: 16 lanes, then halves of them.
-inline float weigh(float* scores, float scale, float maximum, Left* weights, float& total) {
-  Floats most = broadcast(maximum);
-  for (std::int64_t j = 0; j < attention_block; j += float_lanes) {
-    const Floats score = multiply(load(scores + j), broadcast(scale));
-    store(scores + j, score);
-    most = larger(most, score);
+inline float weigh(const float* scores, float scale, float maximum, Left* weights, float& total) {
+  constexpr int parts = 16 / float_lanes;
+  Floats most = load(scores);
+  for (std::int64_t j = float_lanes; j < attention_block; j += float_lanes) {
+    most = larger(most, load(scores + j));
   }
-  const float reached = largest_lane(most);
-  alignas(64) float lanes[16] = {};
-  for (std::int64_t j = 0; j < attention_block; j += float_lanes) {
-    const Floats weight = exponential(subtract(load(scores + j), broadcast(reached)));
-    float* lane = lanes + j % 16;
-    store(lane, add(load(lane), weight));
-    store_left(weights + j, weight);
+  // Rounding keeps the order, so that scaling the largest is as good as scaling all.
+  const float largest = largest_lane(most) * scale;
+  const float reached = largest > maximum || largest != largest ? largest : maximum;
+  Floats lane[parts];
+  for (int part = 0; part < parts; ++part) {
+    lane[part] = broadcast(0.0F);
+  }
+  for (std::int64_t j = 0; j < attention_block; j += 16) {
+    for (int part = 0; part < parts; ++part) {
+      const std::int64_t place = j + part * float_lanes;
+      const Floats score = multiply(load(scores + place), broadcast(scale));
+      const Floats weight = exponential(subtract(score, broadcast(reached)));
+      lane[part] = add(lane[part], weight);
+      store_left(weights + place, weight);
+    }
+  }
+  alignas(64) float lanes[16];
+  for (int part = 0; part < parts; ++part) {
+    store(lanes + part * float_lanes, lane[part]);
   }
   total = tree_sum(lanes);
   return reached;
 }
 
-/// Keys and values of a head as panels, zeros behind the last key.
+inline std::uint32_t two_at(const std::uint16_t* values) {
+  std::uint32_t pair;
+  std::memcpy(&pair, values, sizeof pair);
+  return pair;
+}
+
+/// Keys [first, first + 64) of a head as panels: pairs of terms of one key stand side by side in
+/// its row already.
+inline void pack_keys(const std::uint16_t* keys, std::int64_t stride, std::int64_t count,
+                      std::int64_t head_size, std::int64_t width, std::uint16_t* panels) {
+  for (std::int64_t panel = 0; panel < attention_block; panel += panel_width) {
+    const std::int64_t there = count - panel < panel_width ? count - panel : panel_width;
+    const std::uint16_t* row = keys + panel * stride;
+    std::uint16_t* place = panels + panel * width;
+    for (std::int64_t d = 0; d + 1 < head_size; d += 2) {
+      for (std::int64_t j = 0; j < there; ++j) {
+        const std::uint32_t pair = two_at(row + j * stride + d);
+        std::memcpy(place + d * panel_width + 2 * j, &pair, sizeof pair);
+      }
+    }
+    for (std::int64_t j = 0; j < there && head_size % 2 != 0; ++j) {
+      place[(head_size - 1) * panel_width + 2 * j] = row[j * stride + head_size - 1];
+    }
+  }
+}
+
+/// Values [first, first + 64) of a head as panels: two keys side by side.
+inline void pack_values(const std::uint16_t* values, std::int64_t stride, std::int64_t count,
+                        std::int64_t head_size, std::uint16_t* panels) {
+  for (std::int64_t j = 0; j < count; j += 2) {
+    const std::uint16_t* one = values + j * stride;
+    const std::uint16_t* other = j + 1 < count ? one + stride : nullptr;
+    for (std::int64_t d = 0; d < head_size; d += panel_width) {
+      const std::int64_t there = head_size - d < panel_width ? head_size - d : panel_width;
+      std::uint32_t pairs[panel_width] = {};
+      for (std::int64_t k = 0; k < there; ++k) {
+        const std::uint32_t above = other == nullptr ? 0u : other[d + k];
+        pairs[k] = one[d + k] | above << 16;
+      }
+      std::memcpy(panels + d * attention_block + j * panel_width, pairs, sizeof pairs);
+    }
+  }
+}
+
+/// Keys and values of a head as panels, zeros behind the last key and the last term.
 inline void pack_sequence(const AttentionJob& job, std::int64_t first, std::int64_t length,
                           std::int64_t head, std::int64_t width, const AttentionBuffers& buffers) {
   const std::int64_t inner = job.out.cols;
-  const auto size = static_cast<std::size_t>(reinterpret_cast<unsigned char*>(buffers.query) -
-                                             reinterpret_cast<unsigned char*>(buffers.keys));
-  std::memset(buffers.keys, 0, size);  // values as well, which lie behind
-  for (std::int64_t j = 0; j < length; ++j) {
-    const std::uint16_t* row =
-        job.qkv.data + (first + j) * job.qkv.row_stride + head * job.head_size;
-    const std::int64_t in_block = j % attention_block;
-    const std::int64_t block = (j - in_block) * width;
-    std::uint16_t* key = buffers.keys + block + in_block / panel_width * panel_width * width +
-                         2 * (in_block % panel_width);
-    std::uint16_t* value = buffers.values + block + in_block / 2 * 2 * panel_width + in_block % 2;
-    for (std::int64_t d = 0; d < job.head_size; ++d) {
-      key[d / 2 * 2 * panel_width + d % 2] = row[inner + d];
-      value[d / panel_width * panel_width * attention_block + 2 * (d % panel_width)] =
-          row[2 * inner + d];
+  const std::int64_t size = attention_block * width;
+  const std::int64_t stride = job.qkv.row_stride;
+  for (std::int64_t j = 0; j < length; j += attention_block) {
+    const std::int64_t count = length - j < attention_block ? length - j : attention_block;
+    const std::uint16_t* key = job.qkv.data + (first + j) * stride + inner + head * job.head_size;
+    std::uint16_t* keys = buffers.keys + j * width;
+    std::uint16_t* values = buffers.values + j * width;
+    if (count < attention_block || job.head_size < width) {
+      std::memset(keys, 0, static_cast<std::size_t>(size) * sizeof *keys);
+      std::memset(values, 0, static_cast<std::size_t>(size) * sizeof *values);
     }
+    pack_keys(key, stride, count, job.head_size, width, keys);
+    pack_values(key + inner, stride, count, job.head_size, values);
   }
 }
 
@@ -153,7 +205,8 @@ Isa attention(const AttentionJob& job, unsigned char* scratch, std::int64_t sequ
       }
       for (std::int64_t i = 0; i < queries; ++i) {
         float* sum = buffers.sum + i * width;
-        for (std::int64_t d = 0; d < width; d += float_lanes) {
+        // Times 1, which is what most rows have once their largest score was seen, changes nothing.
+        for (std::int64_t d = 0; d < width && shrink[i] != 1.0F; d += float_lanes) {
           store(sum + d, multiply(load(sum + d), broadcast(shrink[i])));
         }
       }
