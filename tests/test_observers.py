@@ -14,7 +14,7 @@ from pyneurons.covering import covering_number, exact_share
 from pyneurons.errors import InputError
 from pyneurons.model import opt
 from pyneurons.model.checkpoint import read_config
-from pyneurons.observers import ngram, weights
+from pyneurons.observers import ngram, suppression, weights
 from pyneurons.observers.firing import hashed_order
 
 if TYPE_CHECKING:
@@ -153,19 +153,19 @@ def test_baselines() -> None:
     allowed = np.arange(4, 480)
     ids = generator.integers(4, 480, size=5000)
     ids[::7] = 2
-    made = weights.Baselines.build(ids, counts, allowed, 2)
-    again = weights.Baselines.build(ids, counts, allowed, 2)
+    made = suppression.Baselines.build(ids, counts, allowed, 2)
+    again = suppression.Baselines.build(ids, counts, allowed, 2)
     triggers = np.array([5, 8, 479])
     drawn = made.random(triggers)
     np.testing.assert_array_equal(drawn, again.random(triggers))
-    assert drawn.size == weights.RANDOM_TOKENS
+    assert drawn.size == suppression.RANDOM_TOKENS
     assert not np.isin(drawn, [2, *triggers]).any()
     assert np.isin(drawn, allowed).all()
     for triggers in (np.array([4]), np.array([4, 77, 479]), np.arange(10, 460), allowed[:0]):
         for trigger, near in zip(triggers, made.matched(triggers), strict=True):
             others = np.setdiff1d(allowed, triggers)
             apart = np.abs(counts[others] - counts[trigger])
-            best = np.sort(apart)[: weights.MATCHED_TOKENS]
+            best = np.sort(apart)[: suppression.MATCHED_TOKENS]
             assert (near[best.size :] == -1).all()
             found = near[: best.size]
             assert np.unique(found).size == best.size

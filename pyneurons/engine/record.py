@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyneurons.errors import IntegrityError
-from pyneurons.observers import weights as weight_observer
+from pyneurons.observers import suppression, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,8 +73,8 @@ class Recorder:
     corpus: Corpus
     writer: RunWriter
     orders: tuple[int, ...]
-    unembedding: weight_observer.Unembedding
-    baselines: weight_observer.Baselines
+    unembedding: vocabulary.Unembedding
+    baselines: suppression.Baselines
 
     def write(
         self,
@@ -115,8 +115,9 @@ class Recorder:
                 triggers[neuron].append((n, tokens[own].astype(np.int64)))
         # Read again rather than kept since the forward pass: 1/3 of a layer of memory.
         fc2 = self.checkpoint.read_fc2(layer)
-        return weight_observer.observe_updates(
-            fc2, self.unembedding, triggers, self.baselines, pool
+        return (
+            vocabulary.extremes(fc2, self.unembedding, pool),
+            suppression.suppression(fc2, self.unembedding, triggers, self.baselines, pool),
         )
 
     def _write_examples(self, layer: int, examples: np.ndarray) -> None:

@@ -23,10 +23,12 @@ from pyneurons.engine.residual import FileResidual, MemoryResidual, Residual
 from pyneurons.engine.weights import WeightStream
 from pyneurons.errors import ResourceError
 from pyneurons.model import opt
-from pyneurons.observers import weights as weight_observer
+from pyneurons.observers import vocabulary
 from pyneurons.observers.firing import FiringObserver
 from pyneurons.observers.ngram import NgramCounts, NgramObserver
 from pyneurons.observers.position import PositionObserver
+from pyneurons.observers.suppression import Baselines
+from pyneurons.observers.weights import bounds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,7 +180,7 @@ class Engine:
             self.token_counts += np.bincount(
                 corpus.ids[start : start + (1 << 22)], minlength=self.config.vocab_size
             )
-        baselines = weight_observer.Baselines.build(
+        baselines = Baselines.build(
             corpus.ids, self.token_counts, self.unembedding.ids, corpus.boundary_id
         )
         self.recorder = Recorder(
@@ -206,7 +208,7 @@ class Engine:
             raise ResourceError(message)
         return peak
 
-    def _unembedding(self) -> weight_observer.Unembedding:
+    def _unembedding(self) -> vocabulary.Unembedding:
         strings = self.corpus.strings
         if strings:
             ids = np.array([i for i, string in enumerate(strings) if string is not None])
@@ -215,7 +217,7 @@ class Engine:
             ids = np.arange(self.config.vocab_size)
         head = self.embeddings.head
         rows = head if ids.size == head.shape[0] else head[torch.from_numpy(ids)]
-        return weight_observer.Unembedding(
+        return vocabulary.Unembedding(
             rows,
             ids,
             self.embeddings.project_out,
@@ -266,7 +268,7 @@ class Engine:
             orders=orders,
             counters=counter,
             strip_counters=1024 * per_neuron,
-            projection=weight_observer.projection_bytes(
+            projection=vocabulary.projection_bytes(
                 head.shape[0], head.shape[1], config.hidden_size, settings.threads
             ),
         )
@@ -301,9 +303,7 @@ class Engine:
         raw = stream.take(layer)
         arrays: dict[str, np.ndarray] = {}
         if wanted:
-            arrays |= weight_observer.bounds(
-                *opt.fc1_and_its_norm(raw, self.config), self.settings.mode
-            )
+            arrays |= bounds(*opt.fc1_and_its_norm(raw, self.config), self.settings.mode)
         float32 = None
         if self.sample is not None:
             float32 = opt.convert_layer(dict(raw), self.config, torch.float32)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyneurons.observers import weights
-from pyneurons.observers.weights import Baselines, Unembedding, observe_updates
+from pyneurons import _env
+from pyneurons.observers import suppression, vocabulary
+from pyneurons.observers.suppression import Baselines
+from pyneurons.observers.vocabulary import Unembedding
 
 
 def integers(seed: int, *shape: int, most: int = 3) -> torch.Tensor:
@@ -31,24 +33,36 @@ def project(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     baselines = baselines_of(unembedding)
     with ThreadPoolExecutor(threads) as pool:
-        return observe_updates(fc2_weight, unembedding, triggers or {}, baselines, pool)
+        return (
+            vocabulary.extremes(fc2_weight, unembedding, pool),
+            suppression.suppression(fc2_weight, unembedding, triggers or {}, baselines, pool),
+        )
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str, autouse=True)
+def first_pass(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """Whatever the first pass rounds to, results are the same."""
+    monkeypatch.setattr(_env, "multiplies_bfloat16", lambda: request.param == torch.bfloat16)
+    return request.param
 
 
 @pytest.mark.parametrize("block", [32, 96, 100, 8192])
-@pytest.mark.parametrize("vocabulary", [1, 7, 10, 31, 32, 33, 500])
+@pytest.mark.parametrize("size", [1, 7, 10, 31, 32, 33, 500])
+@pytest.mark.parametrize("most", [3, 1024])
 def test_tokens_scores_and_ties(
-    vocabulary: int, block: int, monkeypatch: pytest.MonkeyPatch
+    size: int, block: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many scores are equal: 7 values for each of 4 terms; the lower id goes first."""
-    monkeypatch.setattr(weights, "_VOCABULARY_BLOCK", block)
-    monkeypatch.setattr(weights, "_NEURON_BLOCK", 16)
-    rows, fc2 = integers(1, vocabulary, 4), integers(2, 4, 70)
+    monkeypatch.setattr(vocabulary, "_VOCABULARY_BLOCK", block)
+    monkeypatch.setattr(vocabulary, "_NEURON_BLOCK", 16)
+    monkeypatch.setattr(vocabulary, "_MOST_CANDIDATES", most)
+    rows, fc2 = integers(1, size, 4), integers(2, 4, 70)
     fc2[:, 5] = 0
     fc2[:, 6] = -0.0
-    ids = 2 * np.arange(vocabulary) + 3
+    ids = 2 * np.arange(size) + 3
     found, _ = project(fc2, Unembedding(rows, ids, None, None))
     scores = (fc2.T @ rows.T).double().numpy()
-    top = min(10, vocabulary)
+    top = min(10, size)
     for sign, name in ((1, "promoted"), (-1, "suppressed")):
         order = np.argsort(-sign * scores, axis=1, kind="stable")[:, :top]
         np.testing.assert_array_equal(found[name], ids[order])
@@ -61,7 +75,7 @@ def test_tokens_scores_and_ties(
     np.testing.assert_array_equal(found["neuron"], np.arange(70))
 
 
-@pytest.mark.parametrize("projection", weights.PROJECTIONS)
+@pytest.mark.parametrize("projection", vocabulary.PROJECTIONS)
 @pytest.mark.parametrize("narrow", [False, True])
 def test_projections(projection: str, narrow: bool) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -89,8 +103,8 @@ def test_projections(projection: str, narrow: bool) -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_triggers(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_TRIGGER_BLOCK", 4)
-    monkeypatch.setattr(weights, "_VOCABULARY_BLOCK", 64)
+    monkeypatch.setattr(suppression, "_TRIGGER_BLOCK", 4)
+    monkeypatch.setattr(vocabulary, "_VOCABULARY_BLOCK", 64)
     rows, fc2, ids = integers(3, 200, 4), integers(4, 4, 50), np.arange(200) + 5
     triggers = {
         neuron: [(1, np.array([5, 40, 40, neuron + 9])), (3, np.array([204]))]
@@ -130,6 +144,42 @@ def test_a_failure_in_a_block_is_raised(monkeypatch: pytest.MonkeyPatch) -> None
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(weights, "_merge_largest", fail)
+    monkeypatch.setattr(vocabulary, "_keys", fail)
     with pytest.raises(MemoryError):
         project(integers(0, 4, 20), Unembedding(integers(1, 30, 4), np.arange(30), None, None))
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0], ids=["lengths-alike", "lengths-apart"])
+def test_a_rounded_first_pass_loses_no_token(
+    spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gaussian data: the ten are those of exact scores, with their order."""
+    monkeypatch.setattr(vocabulary, "_VOCABULARY_BLOCK", 1024)
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(5000, 48, generator=generator)
+    rows *= torch.exp(spread * torch.randn(5000, 1, generator=generator))
+    fc2 = torch.randn(48, 300, generator=generator)
+    found, _ = project(fc2, Unembedding(rows.half(), np.arange(5000), None, None))
+    scores = (fc2.T.double() @ rows.half().double().T).float().numpy()
+    for sign, name in ((1, "promoted"), (-1, "suppressed")):
+        order = np.argsort(-sign * scores, axis=1, kind="stable")[:, :10]
+        np.testing.assert_array_equal(found[name], order)
+        np.testing.assert_array_equal(
+            found[f"{name}_scores"], np.take_along_axis(scores, order, axis=1)
+        )
+
+
+def test_rounding_that_works_against_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens 20 to 29 score 32.73, but 32.50 with all terms rounded down; the others score 32.71,
+    and 32.94 with all terms rounded up: only the bound on the error keeps the ten.
+    """
+    monkeypatch.setattr(vocabulary, "_VOCABULARY_BLOCK", 64)
+    down, up = 1 + 2.0**-7 + 0.9 * 2.0**-8, 1 + 2.0**-7 + 1.1 * 2.0**-8
+    fc2 = torch.cat([torch.full((32, 3), down), torch.full((32, 3), up)])
+    fc2[:, 2] *= -1
+    rows = torch.zeros(1000, 64)
+    rows[:, 32:63], rows[:, 63] = up, 0.9453125
+    rows[20:30, :32], rows[20:30, 32:] = down, 0
+    found, _ = project(fc2, Unembedding(rows, np.arange(1000), None, None))
+    for neuron, name in ((0, "promoted"), (1, "promoted"), (2, "suppressed")):
+        np.testing.assert_array_equal(found[name][neuron], np.arange(20, 30))
