@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
-CPP := $(shell git ls-files 'csrc/**' 2>/dev/null | grep -E '\.(cpp|hpp|inl|cu|cuh)$$')
+CPP := $(shell git ls-files 'csrc/**' tests/helpers 2>/dev/null | grep -E '\.(c|cpp|hpp|inl|cu|cuh)$$')
 
 .PHONY: help demo setup test test-all check format bench clean
 
@@ -37,7 +37,7 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	PYNEURONS_REQUIRE_BACKENDS=reference,cpp,cpp:scalar $(BIN)/python -m pytest
-	for isa in scalar avx2 avx512; do \
+	for isa in $$($(BIN)/python -c "from pyneurons import _core; print(*_core.isas())"); do \
 		PYNEURONS_ISA=$$isa $(BIN)/python -m pytest -q -m "not slow" || exit 1; done
 
 check: $(STAMP)

@@ -1,10 +1,13 @@
-"""What is read from the environment, and nowhere else.
+"""What is read from the environment.
 
 ================================  ==========================================================
 ``PYNEURONS_BACKEND``             name of the backend of every op (`pyneurons.backends`)
 ``PYNEURONS_ISA``                 instruction set behind the backend ``cpp``
 ``PYNEURONS_REQUIRE_BACKENDS``    comma-separated backends whose absence fails a test
 ================================  ==========================================================
+
+``PYNEURONS_ASSUME_AMX``, read in ``csrc/core/cpu_features.cpp``, lists AMX where the processor does
+not; without the emulator of ``tests/test_amx_emulated.py`` its kernels then end the process.
 """
 
 from __future__ import annotations
