@@ -10,6 +10,28 @@ struct Thresholds {
   Vec bit[threshold_bits];
   Vec below[threshold_bits + 1];  // below[k]: neurons with a threshold under 2^k
   std::int64_t lowest;
+
+  /// Neurons whose threshold is at most `count`.
+  Vec at_most(std::int64_t count) const {
+    const int used = bit_length(count);
+    Vec counts[plane_count];
+    for (int k = 0; k < used; ++k) {
+      counts[k] = ((count >> k) & 1) != 0 ? ones() : zero();
+    }
+    return reached(counts, used);
+  }
+
+  /// Neurons whose count, given as bit planes, is at least their threshold.
+  Vec reached(const Vec* planes, int used) const {
+    // From the lowest bit up: count >= threshold in the bits so far.
+    Vec enough = below[used];
+    for (int k = 0; k < used; ++k) {
+      const Vec more = and_not(planes[k], bit[k]);
+      const Vec differ = bit_xor(planes[k], bit[k]);
+      enough = bit_or(more, and_not(enough, differ));
+    }
+    return bit_and(enough, below[used]);
+  }
 };
 
 inline void slice(const NgramTriggersJob& job, std::int64_t first, std::int64_t neurons,
@@ -46,24 +68,15 @@ inline void put(const NgramTriggersJob& job, std::int64_t neuron, std::int64_t s
   }
 }
 
-/// Lists a segment for the neurons of one vector that fire in it often enough.
-inline void list(const NgramTriggersJob& job, std::int64_t segment, std::int64_t first,
-                 const Vec* planes, int used, const Thresholds& thresholds) {
-  // From the lowest bit up: count >= threshold in the bits so far.
-  Vec enough = thresholds.below[used];
-  for (int k = 0; k < used; ++k) {
-    const Vec bit = thresholds.bit[k];
-    const Vec more = and_not(planes[k], bit);
-    const Vec differ = bit_xor(planes[k], bit);
-    enough = bit_or(more, and_not(enough, differ));
-  }
-  enough = bit_and(enough, thresholds.below[used]);
-  if (!any(enough)) {
+/// Lists a segment for the neurons `hits` of one vector, with their counts.
+inline void list(const NgramTriggersJob& job, std::int64_t segment, std::int64_t first, Vec hits,
+                 const Vec* planes, int used) {
+  if (!any(hits)) {
     return;
   }
   std::uint32_t hit[vec_words];
   std::uint32_t words[plane_count][vec_words];
-  store(hit, enough);
+  store(hit, hits);
   for (int k = 0; k < used; ++k) {
     store(words[k], planes[k]);
   }
@@ -79,6 +92,28 @@ inline void list(const NgramTriggersJob& job, std::int64_t segment, std::int64_t
   }
 }
 
+/// Lists a segment of fewer than tile_rows rows for the neurons of one vector, of which only
+/// `wanted` may list so short a segment. Where none of them fires on it, nothing is counted.
+template <bool full>
+inline void list_rows(const NgramTriggersJob& job, std::int64_t segment, std::int64_t first,
+                      const std::uint32_t* const* rows, std::int64_t length, std::int64_t offset,
+                      int count, Vec wanted, const Thresholds& thresholds) {
+  Vec fires = load_words<full>(rows[0] + offset, count);
+  for (std::int64_t i = 1; i < length; ++i) {
+    fires = bit_or(fires, load_words<full>(rows[i] + offset, count));
+  }
+  if (!any(bit_and(fires, wanted))) {
+    return;
+  }
+  Vec planes[5] = {fires, zero(), zero(), zero(), zero()};
+  if (length > 1) {
+    planes[0] = zero();
+    add_few<full>(rows, length, offset, count, planes);
+  }
+  const int used = bit_length(length);
+  list(job, segment, first, thresholds.reached(planes, used), planes, used);
+}
+
 }  // namespace
 
 Isa ngram_triggers(const NgramTriggersJob& job, WordRange words) {
@@ -92,21 +127,53 @@ Isa ngram_triggers(const NgramTriggersJob& job, WordRange words) {
     slice(job, 32 * words.begin + first, neurons - first, thresholds[v]);
     lowest = least(lowest, thresholds[v].lowest);
   }
+  const std::int64_t width = words.end - words.begin;
   Vec planes[most_vectors * plane_count];
+  Vec wanted[most_vectors];         // who may list a segment as long as the last one
+  std::int64_t wanted_length = -1;  // of that one; segments of one length mostly lie together
   Prefetcher prefetcher{&job.rows, words, job.segments[0]};
   for (std::int64_t g = 0; g < job.n_segments; ++g) {
     const std::int64_t begin = job.segments[g];
     const std::int64_t end = job.segments[g + 1];
-    if (end - begin < lowest) {
+    const std::int64_t length = end - begin;
+    if (length < lowest || length == 0) {
       // Nobody asks for so short a segment, so nothing is read ahead either.
       prefetcher.next = prefetcher.next < end ? end : prefetcher.next;
       continue;
     }
-    if (end - begin <= plane_capacity) {
+    if (length < tile_rows) {
+      if (length != wanted_length) {
+        wanted_length = length;
+        for (std::int64_t v = 0; v < n_vectors; ++v) {
+          wanted[v] = thresholds[v].at_most(length);
+        }
+      }
+      prefetcher.reach(end + 2 * tile_rows);
+      const std::uint32_t* row[tile_rows];
+      for (std::int64_t k = 0; k < length; ++k) {
+        row[k] = row_words(job.rows, begin + k, words);
+      }
+      for (std::int64_t v = 0; v < n_vectors; ++v) {
+        if (length < thresholds[v].lowest) {
+          continue;
+        }
+        const std::int64_t offset = v * vec_words;
+        const std::int64_t first = 32 * (words.begin + offset);
+        if (offset + vec_words <= width) {
+          list_rows<true>(job, g, first, row, length, offset, vec_words, wanted[v], thresholds[v]);
+        } else {
+          list_rows<false>(job, g, first, row, length, offset, static_cast<int>(width - offset),
+                           wanted[v], thresholds[v]);
+        }
+      }
+      continue;
+    }
+    if (length <= plane_capacity) {
       const int used = count_planes(job.rows, begin, end, words, prefetcher, planes);
       for (std::int64_t v = 0; v < n_vectors; ++v) {
-        list(job, g, 32 * (words.begin + v * vec_words), planes + v * plane_count, used,
-             thresholds[v]);
+        const Vec* own = planes + v * plane_count;
+        list(job, g, 32 * (words.begin + v * vec_words), thresholds[v].reached(own, used), own,
+             used);
       }
       continue;
     }

@@ -25,6 +25,10 @@ inline Vec zero() {
   return _mm256_setzero_si256();
 }
 
+inline Vec ones() {
+  return _mm256_set1_epi32(-1);
+}
+
 inline Vec load(const std::uint32_t* words) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
 }

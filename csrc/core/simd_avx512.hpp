@@ -28,6 +28,10 @@ inline Vec zero() {
   return _mm512_setzero_si512();
 }
 
+inline Vec ones() {
+  return _mm512_set1_epi32(-1);
+}
+
 inline Vec load(const std::uint32_t* words) {
   return _mm512_loadu_si512(words);
 }

@@ -23,6 +23,10 @@ inline Vec zero() {
   return 0;
 }
 
+inline Vec ones() {
+  return ~zero();
+}
+
 inline Vec load(const std::uint32_t* words) {
   Vec value;
   std::memcpy(&value, words, sizeof value);

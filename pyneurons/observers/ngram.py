@@ -53,24 +53,36 @@ def choose_bins(occurrences: np.ndarray, number: np.ndarray) -> int:
 def _rows_of_histogram(
     histogram: np.ndarray, large: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Join histogram [bins+1, F] and dense rows [n_large, F] to (offsets, count, number)."""
-    neurons = histogram.shape[1]
-    neuron, count = np.nonzero(histogram.T)
-    number = histogram.T[neuron, count]
-    dense_neuron, dense_row = np.nonzero(large.T)
-    dense_count = large.T[dense_neuron, dense_row]
-    neuron = np.concatenate([neuron, dense_neuron])
-    count = np.concatenate([count.astype(np.int64), dense_count])
-    number = np.concatenate([number, np.ones(dense_count.size, dtype=np.int64)])
-    order = np.lexsort((count, neuron))
-    neuron, count, number = neuron[order], count[order], number[order]
-    if neuron.size:
-        first = np.flatnonzero(
-            np.concatenate([[True], (np.diff(neuron) != 0) | (np.diff(count) != 0)])
-        )
-        neuron, count, number = neuron[first], count[first], np.add.reduceat(number, first)
+    """Join histogram [bins+1, F] and dense rows [n_large, F] to (offsets, count, number).
+
+    Counts of dense rows that the histogram has a bin for are added to it.
+    """
+    bins, neurons = histogram.shape[0] - 1, histogram.shape[1]
+    low = histogram.T.copy()  # [F, bins+1]
+    high = large.T.copy()  # [F, n_large]
+    neuron, row = np.nonzero((high > 0) & (high <= bins))
+    np.add.at(low, (neuron, high[neuron, row]), 1)
+    high[high <= bins] = 0
+    high.sort(axis=1)
+    # Runs of one count in a sorted row: where it begins, and how many they are.
+    new = high > 0
+    new[:, 1:] &= high[:, 1:] != high[:, :-1]
+    high_neuron, begin = np.nonzero(new)
+    end = np.append(begin[1:], 0)
+    end[np.append(high_neuron[1:] != high_neuron[:-1], True)[: end.size]] = large.shape[0]
+    low_neuron, low_count = np.nonzero(low)
+
+    # Of each neuron first the entries of the histogram, then the larger counts.
+    of_low = np.bincount(low_neuron, minlength=neurons)
+    of_high = np.bincount(high_neuron, minlength=neurons)
     offsets = np.zeros(neurons + 1, dtype=np.int64)
-    np.cumsum(np.bincount(neuron, minlength=neurons), out=offsets[1:])
+    np.cumsum(of_low + of_high, out=offsets[1:])
+    count = np.empty(offsets[-1], dtype=np.int64)
+    number = np.empty(offsets[-1], dtype=np.int64)
+    place = np.arange(low_neuron.size) + np.repeat(np.cumsum(of_high) - of_high, of_low)
+    count[place], number[place] = low_count, low[low_neuron, low_count]
+    place = np.arange(high_neuron.size) + np.repeat(np.cumsum(of_low), of_high)
+    count[place], number[place] = high[high_neuron, begin], end - begin
     return offsets, count, number
 
 
@@ -84,19 +96,16 @@ def _list_threshold(
     """
     neurons = offsets.size - 1
     owner = np.repeat(np.arange(neurons), np.diff(offsets))
-    total = np.zeros(neurons, dtype=np.int64)
-    np.add.at(total, owner, number)
-    before = np.cumsum(number) - number
-    at_start = np.concatenate([before, [int(number.sum())]])[offsets[:-1]]
-    at_least = total[owner] - (before - at_start[owner])  # n-grams with this count or more
+    summed = np.concatenate([[0], np.cumsum(number)])
+    total = summed[offsets[1:]] - summed[offsets[:-1]]
+    at_least = summed[offsets[1:]][owner] - summed[:-1]  # n-grams with this count or more
     threshold = np.full(neurons, _NONE, dtype=np.int64)
     rows = np.zeros(neurons, dtype=np.int64)
-    eligible = at_least >= np.minimum(TOP, total[owner])
-    # Counts ascend within a neuron: the last eligible entry is the highest threshold that
-    # still gives 20 n-grams (or all of them).
-    for i in np.flatnonzero(eligible & np.append((owner[1:] != owner[:-1]) | ~eligible[1:], True)):
-        threshold[owner[i]] = count[i]
-        rows[owner[i]] = at_least[i]
+    # Counts ascend within a neuron: the last entry of which this holds is the highest threshold
+    # that still gives 20 n-grams (or all of them).
+    enough = at_least >= np.minimum(TOP, total[owner])
+    last = np.flatnonzero(enough & np.append((owner[1:] != owner[:-1]) | ~enough[1:], True))
+    threshold[owner[last]], rows[owner[last]] = count[last], at_least[last]
     threshold[complete & (total > 0)] = 1
     rows[complete] = total[complete]
     return threshold, rows
@@ -171,35 +180,43 @@ class NgramObserver:
             threads=threads,
         )
         offsets, count, number = _rows_of_histogram(histogram, large)
-        del histogram, large
+        del histogram
         coverage = covering_number(offsets, count, number, ngram_fires, self.share)
         complete = (coverage >= 1) & (coverage <= self.list_limit)
         threshold, listed = _list_threshold(offsets, count, number, complete)
-        list_offsets = np.concatenate([[0], np.cumsum(listed)]).astype(np.int64)
-        segment_of = np.empty(int(list_offsets[-1]), dtype=np.int32)
-        segment_fires = np.empty(int(list_offsets[-1]), dtype=np.int64)
+        # The counts of the most frequent n-grams are known: they need no second pass.
+        large_listed = large >= threshold
+        few = len(index.segments) - 1 - self.n_large
+        few_offsets = np.concatenate([[0], np.cumsum(listed - large_listed.sum(axis=0))])
+        segment_of = np.empty(int(few_offsets[-1]), dtype=np.int32)
+        segment_fires = np.empty(int(few_offsets[-1]), dtype=np.int64)
         ops.ngram_triggers(
             mask,
             index.order,
-            index.segments,
+            index.segments[: few + 1],
             threshold,
-            list_offsets,
+            few_offsets,
             segment_of,
             segment_fires,
             backend=backend,
             threads=threads,
         )
-        rows = self._rows(list_offsets, segment_of, segment_fires, complete)
+        large_row, large_neuron = np.nonzero(large_listed)
+        rows = self._rows(
+            np.concatenate([np.repeat(np.arange(neurons), np.diff(few_offsets)), large_neuron]),
+            np.concatenate([segment_of, few + large_row]),
+            np.concatenate([segment_fires, large[large_row, large_neuron]]),
+            complete,
+        )
         return NgramCounts(index.n, ngram_fires, offsets, count, number, coverage, rows)
 
     def _rows(
-        self, offsets: np.ndarray, segment_of: np.ndarray, fires: np.ndarray, complete: np.ndarray
+        self, neuron: np.ndarray, segment: np.ndarray, fires: np.ndarray, complete: np.ndarray
     ) -> dict[str, np.ndarray]:
-        neuron = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
-        identity = self.index.rank[segment_of]
-        order = np.lexsort((identity, -fires, neuron))
-        neuron, segment, fires = neuron[order], segment_of[order], fires[order]
-        rank = np.arange(neuron.size) - offsets[neuron]
+        """Sort the listed n-grams by neuron, fires and id; cut the lists that are not complete."""
+        order = np.lexsort((self.index.rank[segment], -fires, neuron))
+        neuron, segment, fires = neuron[order], segment[order], fires[order]
+        rank = np.arange(neuron.size) - np.searchsorted(neuron, neuron)
         keep = complete[neuron] | (rank < TOP)
         neuron, segment, fires, rank = neuron[keep], segment[keep], fires[keep], rank[keep]
         occurrences = self.index.segments[segment + 1] - self.index.segments[segment]
