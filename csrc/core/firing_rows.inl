@@ -55,10 +55,10 @@ Isa firing_rows(const FiringRowsJob& job, WordRange words) {
     }
   }
   wanting.list_vectors(width);
-  Prefetcher prefetcher{&job.rows, words, 0};
+  Prefetcher prefetcher{&job.rows, words, 0, {}};
   for (std::int64_t i = 0; i < job.rows.length && wanting.n_vectors > 0; ++i) {
-    prefetcher.reach(i + 32);
-    const std::uint32_t* row = row_words(job.rows, i, words);
+    prefetcher.reach(i);
+    const std::uint32_t* row = prefetcher.row(i);
     bool full = false;
     for (std::int64_t k = 0; k < wanting.n_vectors; ++k) {
       const std::int64_t v = wanting.vector[k];

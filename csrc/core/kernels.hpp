@@ -51,25 +51,34 @@ struct NgramKeysJob {
 struct NgramCoverageJob {
   RowSource rows;
   const std::int64_t* segments;
-  std::int64_t first;        // segments before it have fewer than two rows
-  std::int64_t first_large;  // segments from it on go to `large`
+  std::int64_t first;  // segments [first, last), each of two rows or more
   std::int64_t last;
   std::int64_t neurons;
   std::int32_t* histogram;  // scratch, [bins in use + 1, neurons]; row 0 is a dump
-  std::int32_t* large;      // scratch, [last - first_large, neurons]
   static constexpr std::int64_t max_words = 32;
+};
+
+struct ListedNgram {
+  std::int32_t neuron;
+  std::int32_t segment;
+  std::int32_t fires;
+};
+
+/// Where a kernel lists; it returns before the list could overflow.
+struct NgramList {
+  ListedNgram* entries;
+  std::int64_t number;
+  std::int64_t next;  // segment to go on with
 };
 
 struct NgramTriggersJob {
   RowSource rows;
   const std::int64_t* segments;
-  std::int64_t n_segments;
+  std::int64_t last;  // segments [list->next, last)
   std::int64_t neurons;
   const std::int64_t* threshold;
-  const std::int64_t* offsets;
-  std::int64_t* found;       // scratch, [neurons], zero; counts on where the place is full
-  std::int32_t* segment_of;  // scratch
-  std::int32_t* fires;       // scratch
+  NgramList* list;
+  static constexpr std::int64_t list_capacity = 1 << 15;
   static constexpr std::int64_t max_words = 32;
 };
 

@@ -5,6 +5,7 @@
 
 #include "kernel_table.hpp"
 #include "parallel.hpp"
+#include "pyneurons/segment_counts.hpp"
 
 namespace pyneurons {
 namespace {
@@ -50,26 +51,46 @@ void ngram_coverage(MatrixView<const std::uint32_t> mask, const std::int32_t* or
       first_large > first ? segments[first_large] - segments[first_large - 1] : 0;
 
   // Into scratch first: should the remainder not add up, the outputs are as they were.
-  const std::size_t columns = static_cast<std::size_t>(neurons);
-  std::vector<std::int32_t> added(static_cast<std::size_t>(longest + 1) * columns);
-  std::vector<std::int32_t> added_large(static_cast<std::size_t>(large.rows) * columns);
+  const std::int64_t words = (neurons + 31) / 32;
+  const Division division(words, NgramCoverageJob::max_words,
+                          segments[first_large] - segments[first], threads);
+  const std::int64_t size = (longest + 1) * neurons;
+  std::vector<std::int32_t> added(static_cast<std::size_t>(division.runs * size));
+  std::vector<std::int64_t> added_large(static_cast<std::size_t>(large.rows * neurons));
   std::vector<std::int64_t> rest(fires, fires + neurons);
 
-  const NgramCoverageJob job{
-      {mask, order, order_length}, segments, first, first_large, n_segments, neurons, added.data(),
-      added_large.data()};
-  const std::int64_t words = (neurons + 31) / 32;
+  segment_counts(mask, order, order_length, segments + first_large,
+                 {added_large.data(), large.rows, neurons, neurons}, isa, threads);
+  // Each run takes the segments that begin in it.
+  const auto bound = [&](std::int64_t run) {
+    return std::lower_bound(segments + first, segments + first_large,
+                            segments[first] + division.bound(run)) -
+           segments;
+  };
+  parallel_runs(division, threads, [&](const Piece& piece) {
+    const NgramCoverageJob job{
+        {mask, order, order_length}, segments, bound(piece.run),
+        bound(piece.run + 1),        neurons,  added.data() + piece.run * size};
+    record(Op::ngram_coverage, table.ngram_coverage(job, piece.words));
+  });
   parallel_words(words, NgramCoverageJob::max_words, threads, [&](WordRange range) {
-    record(Op::ngram_coverage, table.ngram_coverage(job, range));
     const auto [begin, end] = neurons_of(range, neurons);
+    for (std::int64_t run = 1; run < division.runs; ++run) {
+      for (std::int64_t c = 1; c <= longest; ++c) {
+        for (std::int64_t f = begin; f < end; ++f) {
+          added[static_cast<std::size_t>(c * neurons + f)] +=
+              added[static_cast<std::size_t>(run * size + c * neurons + f)];
+        }
+      }
+    }
     for (std::int64_t c = 1; c <= longest; ++c) {
       for (std::int64_t f = begin; f < end; ++f) {
-        rest[static_cast<std::size_t>(f)] -= c * job.histogram[c * neurons + f];
+        rest[static_cast<std::size_t>(f)] -= c * added[static_cast<std::size_t>(c * neurons + f)];
       }
     }
     for (std::int64_t i = 0; i < large.rows; ++i) {
       for (std::int64_t f = begin; f < end; ++f) {
-        rest[static_cast<std::size_t>(f)] -= job.large[i * neurons + f];
+        rest[static_cast<std::size_t>(f)] -= added_large[static_cast<std::size_t>(i * neurons + f)];
       }
     }
   });
@@ -86,12 +107,14 @@ void ngram_coverage(MatrixView<const std::uint32_t> mask, const std::int32_t* or
     }
     for (std::int64_t c = 1; c <= longest; ++c) {
       for (std::int64_t f = begin; f < end; ++f) {
-        histogram.data[c * histogram.row_stride + f] += job.histogram[c * neurons + f];
+        histogram.data[c * histogram.row_stride + f] +=
+            added[static_cast<std::size_t>(c * neurons + f)];
       }
     }
     for (std::int64_t i = 0; i < large.rows; ++i) {
       for (std::int64_t f = begin; f < end; ++f) {
-        large.data[i * large.row_stride + f] += job.large[i * neurons + f];
+        large.data[i * large.row_stride + f] +=
+            added_large[static_cast<std::size_t>(i * neurons + f)];
       }
     }
   });

@@ -157,21 +157,21 @@ inline void tally_long(const Vec* plane, int used, std::int64_t v, std::int64_t 
 Isa ngram_coverage(const NgramCoverageJob& job, WordRange words) {
   const std::int64_t width = words.end - words.begin;
   const std::int64_t neurons = neurons_of(words, job.neurons);
-  Prefetcher prefetcher{&job.rows, words, job.segments[job.first]};
+  Prefetcher prefetcher{&job.rows, words, job.segments[job.first], {}};
   std::int64_t g = job.first;
 
   Tallies tallies;
   tallies.clear();
-  for (; g < job.first_large; ++g) {
+  for (; g < job.last; ++g) {
     const std::int64_t begin = job.segments[g];
     const std::int64_t length = job.segments[g + 1] - begin;
     if (length > few) {
       break;
     }
-    prefetcher.reach(begin + length + 32);
+    prefetcher.reach(begin);
     const std::uint32_t* row[few];
     for (std::int64_t k = 0; k < length; ++k) {
-      row[k] = row_words(job.rows, begin + k, words);
+      row[k] = prefetcher.row(begin + k);
     }
     std::int64_t v = 0;
     for (; (v + 1) * vec_words <= width; ++v) {
@@ -186,16 +186,16 @@ Isa ngram_coverage(const NgramCoverageJob& job, WordRange words) {
     }
   }
 
-  Vec planes[vectors(NgramCoverageJob::max_words) * plane_count];
-  for (; g < job.first_large; ++g) {
+  Vec planes[vectors(NgramCoverageJob::max_words) * plane_slots];
+  for (; g < job.last; ++g) {
     const std::int64_t begin = job.segments[g];
     const std::int64_t end = job.segments[g + 1];
     if (end - begin > plane_capacity) {
       break;
     }
-    const int used = count_planes(job.rows, begin, end, words, prefetcher, planes);
+    const int used = count_planes(begin, end, prefetcher, planes);
     for (std::int64_t v = 0; v < vectors(width); ++v) {
-      tally_long(planes + v * plane_count, used, v, 32 * (words.begin + v * vec_words), job,
+      tally_long(planes + v * plane_slots, used, v, 32 * (words.begin + v * vec_words), job,
                  tallies);
     }
     if (++tallies.segments == plane_capacity) {
@@ -203,19 +203,13 @@ Isa ngram_coverage(const NgramCoverageJob& job, WordRange words) {
     }
   }
   tallies.flush(job, words);
-  for (; g < job.first_large; ++g) {
+  for (; g < job.last; ++g) {
     std::int32_t counts[32 * NgramCoverageJob::max_words] = {};
-    count_rows(job.rows, job.segments[g], job.segments[g + 1], words, prefetcher, planes, neurons,
-               counts);
+    count_rows(job.segments[g], job.segments[g + 1], prefetcher, planes, neurons, counts);
     std::int32_t* column = job.histogram + 32 * words.begin;
     for (std::int64_t f = 0; f < neurons; ++f) {
       ++column[counts[f] * job.neurons + f];
     }
-  }
-  for (; g < job.last; ++g) {
-    std::int32_t* counts = job.large + (g - job.first_large) * job.neurons + 32 * words.begin;
-    count_rows(job.rows, job.segments[g], job.segments[g + 1], words, prefetcher, planes, neurons,
-               counts);
   }
   return isa;
 }

@@ -58,14 +58,10 @@ inline void slice(const NgramTriggersJob& job, std::int64_t first, std::int64_t 
   }
 }
 
-/// Lists a segment for one neuron, while there is room.
 inline void put(const NgramTriggersJob& job, std::int64_t neuron, std::int64_t segment,
                 std::int32_t count) {
-  const std::int64_t place = job.offsets[neuron] + job.found[neuron]++;
-  if (place < job.offsets[neuron + 1]) {
-    job.segment_of[place] = static_cast<std::int32_t>(segment);
-    job.fires[place] = count;
-  }
+  job.list->entries[job.list->number++] = {static_cast<std::int32_t>(neuron),
+                                           static_cast<std::int32_t>(segment), count};
 }
 
 /// Lists a segment for the neurons `hits` of one vector, with their counts.
@@ -128,11 +124,15 @@ Isa ngram_triggers(const NgramTriggersJob& job, WordRange words) {
     lowest = least(lowest, thresholds[v].lowest);
   }
   const std::int64_t width = words.end - words.begin;
-  Vec planes[most_vectors * plane_count];
+  Vec planes[most_vectors * plane_slots];
   Vec wanted[most_vectors];         // who may list a segment as long as the last one
   std::int64_t wanted_length = -1;  // of that one; segments of one length mostly lie together
-  Prefetcher prefetcher{&job.rows, words, job.segments[0]};
-  for (std::int64_t g = 0; g < job.n_segments; ++g) {
+  std::int64_t& g = job.list->next;
+  Prefetcher prefetcher{&job.rows, words, job.segments[g], {}};
+  for (; g < job.last; ++g) {
+    if (job.list->number > NgramTriggersJob::list_capacity - neurons) {
+      break;
+    }
     const std::int64_t begin = job.segments[g];
     const std::int64_t end = job.segments[g + 1];
     const std::int64_t length = end - begin;
@@ -148,10 +148,10 @@ Isa ngram_triggers(const NgramTriggersJob& job, WordRange words) {
           wanted[v] = thresholds[v].at_most(length);
         }
       }
-      prefetcher.reach(end + 2 * tile_rows);
+      prefetcher.reach(begin);
       const std::uint32_t* row[tile_rows];
       for (std::int64_t k = 0; k < length; ++k) {
-        row[k] = row_words(job.rows, begin + k, words);
+        row[k] = prefetcher.row(begin + k);
       }
       for (std::int64_t v = 0; v < n_vectors; ++v) {
         if (length < thresholds[v].lowest) {
@@ -169,16 +169,16 @@ Isa ngram_triggers(const NgramTriggersJob& job, WordRange words) {
       continue;
     }
     if (length <= plane_capacity) {
-      const int used = count_planes(job.rows, begin, end, words, prefetcher, planes);
+      const int used = count_planes(begin, end, prefetcher, planes);
       for (std::int64_t v = 0; v < n_vectors; ++v) {
-        const Vec* own = planes + v * plane_count;
+        const Vec* own = planes + v * plane_slots;
         list(job, g, 32 * (words.begin + v * vec_words), thresholds[v].reached(own, used), own,
              used);
       }
       continue;
     }
     std::int32_t counts[32 * NgramTriggersJob::max_words] = {};
-    count_rows(job.rows, begin, end, words, prefetcher, planes, neurons, counts);
+    count_rows(begin, end, prefetcher, planes, neurons, counts);
     for (std::int64_t f = 0; f < neurons; ++f) {
       if (counts[f] >= job.threshold[32 * words.begin + f]) {
         put(job, 32 * words.begin + f, g, counts[f]);
