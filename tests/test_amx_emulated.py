@@ -19,8 +19,8 @@ TESTS = Path(__file__).parent
 
 @pytest.mark.skipif("amx" in _core.isas(), reason="this processor has AMX: its tests run without")
 @pytest.mark.skipif(
-    platform.machine() != "x86_64" or sys.platform != "linux" or "avx512" not in _core.isas(),
-    reason="the kernels for AMX use AVX-512 besides, and the emulator signals of Linux",
+    platform.machine() != "x86_64" or sys.platform != "linux" or "avx512bf16" not in _core.isas(),
+    reason="the kernels for AMX use AVX512-BF16 besides, and the emulator signals of Linux",
 )
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler for the emulator")
 def test_the_kernels_for_amx_give_the_reference_s_bits(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_detection_agrees_with_the_kernel():
         "avx2": {"avx2", "bmi1", "bmi2", "fma", "abm"},
         "avx512": {"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"},
         "avx512bf16": {"avx512f", "avx512_bf16"},
-        "amx": {"avx512f", "amx_tile", "amx_bf16"},
+        "amx": {"avx512f", "avx512_bf16", "amx_tile", "amx_bf16"},
     }
     for isa, wanted in needed.items():
         assert (isa in _core.isas()) == (wanted <= flags)
@@ -146,7 +146,7 @@ def test_files_of_one_instruction_set_share_nothing(op, isa):
     """No standard library in them: its inline functions would be compiled with their flags, and
     the linker may keep that copy for code that runs on every processor.
     """
-    allowed = {"cstdint", "cstring", "immintrin.h"}
+    allowed = {"cstddef", "cstdint", "cstring", "immintrin.h"}
     seen = set()
     waiting = [CORE / f"{op}_{isa}.cpp"]
     while waiting:
@@ -159,7 +159,8 @@ def test_files_of_one_instruction_set_share_nothing(op, isa):
             if own and Path(own).name not in seen:
                 waiting.append((INCLUDE if own.startswith("pyneurons/") else CORE) / own)
     vectors = "avx512" if isa in ("avx512bf16", "amx") else isa
-    assert {f"{op}.inl", f"simd_{vectors}.hpp", "kernels.hpp"} <= seen
+    assert {f"simd_{vectors}.hpp", "kernels.hpp"} <= seen
+    assert seen & {f"{op}.inl", f"{op}_tiles.inl"}
 
 
 def test_objects_of_one_instruction_set_export_only_their_kernels():

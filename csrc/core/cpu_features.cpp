@@ -96,10 +96,10 @@ Support ask_processor() {
   support.avx2 = all(ebx, bmi1 | avx2 | bmi2) && (saved & ymm) == ymm;
   support.avx512 =
       support.avx2 && all(ebx, avx512f | avx512dq | avx512bw | avx512vl) && (saved & zmm) == zmm;
-  support.amx = support.avx512 && all(edx, amx_bf16 | amx_tile) && (saved & tiles) == tiles &&
-                request_tiles();
+  const bool has_tiles = all(edx, amx_bf16 | amx_tile) && (saved & tiles) == tiles;
   support.avx512bf16 = support.avx512 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 &&
                        all(eax, avx512_bf16);
+  support.amx = support.avx512bf16 && has_tiles && request_tiles();
   return support;
 }
 
@@ -140,7 +140,7 @@ bool cpu_supports(Isa isa) {
     case Isa::avx512bf16:
       return support.avx512bf16;
     case Isa::amx:
-      return support.amx || emulated_amx;
+      return support.amx || (support.avx512bf16 && emulated_amx);
   }
   return false;
 }

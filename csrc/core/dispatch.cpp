@@ -14,8 +14,8 @@ namespace {
 #define PYNEURONS_TABLE(isa, bits)                                                           \
   Kernels {                                                                                  \
     &bits::segment_counts, &bits::firing_rows, &bits::ngram_keys_u16, &bits::ngram_keys_u32, \
-        &bits::ngram_coverage, &bits::ngram_triggers, &bits::ffn_epilogue, &isa::ffn,        \
-        &isa::attention                                                                      \
+        &bits::ngram_coverage, &bits::ngram_triggers, &bits::ffn_epilogue, &isa::ffn_space,  \
+        &isa::ffn, &isa::attention                                                           \
   }
 
 constexpr Kernels scalar_kernels = PYNEURONS_TABLE(scalar, scalar);

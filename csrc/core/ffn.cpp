@@ -24,17 +24,6 @@ std::vector<float> widened(const std::uint16_t* bias, std::int64_t count, std::i
   return values;
 }
 
-/// Bytes for a block of rows; see FfnBuffers.
-std::size_t scratch_size(const FfnJob& job) {
-  const std::int64_t inner = job.fc1.chunks * Panels::chunk;
-  const std::int64_t neurons = job.fc1.panels * Panels::width;
-  const std::int64_t outer = job.fc2.panels * Panels::width;
-  const std::int64_t pairs = neurons / 2 * static_cast<std::int64_t>(sizeof(LivePair));
-  const std::int64_t bounds = (job.fc1.panels / FfnJob::piece + 2) * 8;
-  return static_cast<std::size_t>(FfnJob::block *
-                                  (4 * inner + (2 + 4) * neurons + 4 * outer + pairs + bounds));
-}
-
 /// Words behind those of the last panel are 0.
 void clear_unused_words(const StripMask& mask, std::int64_t rows, std::int64_t panels) {
   for (std::int64_t word = panels; word < mask.strips * mask.strip_words; ++word) {
@@ -56,21 +45,22 @@ std::int64_t ffn(MatrixView<const std::uint16_t> x, Panels fc1, const std::uint1
   const std::vector<float> bias2 = widened(fc2_bias, fc2.columns, fc2.columns);
   const FfnJob job{x, fc1, bias1.data(), fc2, bias2.data(), residual, mask};
   const auto kernel = kernels(isa).ffn;
+  const FfnSpace space = kernels(isa).ffn_space(job);
   clear_unused_words(mask, x.rows, fc1.panels);
   std::mutex mutex;
   std::int64_t first = -1;
-  const std::int64_t blocks = (x.rows + FfnJob::block - 1) / FfnJob::block;
+  const std::int64_t blocks = (x.rows + space.rows - 1) / space.rows;
   const std::int64_t share = std::max<std::int64_t>(1, (blocks + threads - 1) / threads);
   parallel((blocks + share - 1) / share, threads, [&](std::int64_t piece) {
     thread_local Scratch scratch;
-    unsigned char* place = scratch.take(scratch_size(job));
+    unsigned char* place = scratch.take(space.bytes);
     std::vector<float> most(static_cast<std::size_t>(neurons),
                             -std::numeric_limits<float>::infinity());
     std::int64_t wrong = -1;
     const std::int64_t last = std::min(blocks, (piece + 1) * share);
     for (std::int64_t block = piece * share; block < last && wrong < 0; ++block) {
-      const std::int64_t begin = block * FfnJob::block;
-      const std::int64_t end = std::min(x.rows, begin + FfnJob::block);
+      const std::int64_t begin = block * space.rows;
+      const std::int64_t end = std::min(x.rows, begin + space.rows);
       record(Op::ffn, kernel(job, place, begin, end, most.data(), &wrong));
     }
     const std::lock_guard lock(mutex);

@@ -5,20 +5,28 @@
 #include <cstring>
 
 #include "kernels.hpp"
+#include "take.inl"
 
 namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
 constexpr std::int64_t width = Panels::width;
 
+/// Rows that share what a panel costs to fetch; 192 take 6 % longer at 768 x 3072, 25 % at
+/// 2048 x 8192 (Zen 4, AVX512-BF16, 1 MiB of L2).
+constexpr std::int64_t most_rows = 384;
+
+/// Panels of fc1 whose neurons fc2 takes at a time: 1,024 neurons by 128 columns are 256 KiB.
+constexpr std::int64_t panels_of_piece = 32;
+
 /// Rows whose pre-activations of one panel, 12 KiB, stay in L1 from the product to their reader:
 /// whole tiles of every kernel.
 constexpr std::int64_t few_rows = 96;
-static_assert(FfnJob::block % few_rows == 0);
+static_assert(most_rows % few_rows == 0);
 
 /// Pieces of the terms of fc2, in which its live pairs are added.
 inline std::int64_t pieces_of(const FfnJob& job) {
-  return (job.fc1.panels + FfnJob::piece - 1) / FfnJob::piece;
+  return (job.fc1.panels + panels_of_piece - 1) / panels_of_piece;
 }
 
 /// What a block of rows needs, one behind the other in the scratch.
@@ -30,22 +38,24 @@ struct FfnBuffers {
   LivePair* live;        // [rows, padded F / 2]
   std::int64_t* bounds;  // [rows, pieces + 1]: where each piece of terms begins in `live`
 
+  std::size_t size;
+
   FfnBuffers(const FfnJob& job, unsigned char* scratch) {
-    constexpr std::int64_t rows = FfnJob::block;
     const std::int64_t inner = job.fc1.chunks * Panels::chunk;
     const std::int64_t neurons = job.fc1.panels * width;
     const std::int64_t outer = job.fc2.panels * width;
-    x = reinterpret_cast<Left*>(scratch);
-    scratch += rows * inner * 4;
-    h = reinterpret_cast<std::uint16_t*>(scratch);
-    scratch += rows * neurons * 2;
-    h_left = reinterpret_cast<Left*>(sizeof(Left) == sizeof *h ? static_cast<void*>(h) : scratch);
-    scratch += rows * neurons * 4;
-    y = reinterpret_cast<float*>(scratch);
-    scratch += rows * outer * 4;
-    live = reinterpret_cast<LivePair*>(scratch);
-    scratch += rows * neurons / 2 * static_cast<std::int64_t>(sizeof(LivePair));
-    bounds = reinterpret_cast<std::int64_t*>(scratch);
+    unsigned char* place = scratch;
+    take(place, x, most_rows * inner);
+    take(place, h, most_rows * neurons);
+    if constexpr (sizeof(Left) == sizeof *h) {
+      h_left = reinterpret_cast<Left*>(h);
+    } else {
+      take(place, h_left, most_rows * neurons);
+    }
+    take(place, y, most_rows * outer);
+    take(place, live, most_rows * neurons / 2);
+    take(place, bounds, most_rows * (pieces_of(job) + 1));
+    size = static_cast<std::size_t>(place - scratch);
   }
 };
 
@@ -119,8 +129,8 @@ inline std::int64_t list_live(const FfnJob& job, const FfnBuffers& buffers, std:
     std::int64_t* bounds = buffers.bounds + row * (pieces + 1);
     std::int64_t found = 0;
     for (std::int64_t panel = 0; panel < job.fc1.panels; ++panel) {
-      if (panel % FfnJob::piece == 0) {
-        bounds[panel / FfnJob::piece] = found;
+      if (panel % panels_of_piece == 0) {
+        bounds[panel / panels_of_piece] = found;
       }
       const std::int64_t strip = panel / job.mask.strip_words;
       const std::uint32_t fires =
@@ -150,7 +160,7 @@ inline void down_live(const FfnJob& job, const FfnBuffers& buffers, std::int64_t
     const LivePair* live = buffers.live + row * pairs;
     const std::int64_t* bounds = buffers.bounds + row * (pieces + 1);
     add_live<vectors>(live + bounds[piece], live + bounds[piece + 1], right, job.fc2.size,
-                      buffers.y + row * outer + column);
+                      buffers.y + row * outer + column, width);
   }
 }
 
@@ -189,6 +199,10 @@ inline void down_dense(Engine& engine, const FfnJob& job, const FfnBuffers& buff
 
 }  // namespace
 
+FfnSpace ffn_space(const FfnJob& job) {
+  return {most_rows, FfnBuffers(job, nullptr).size};
+}
+
 Isa ffn(const FfnJob& job, unsigned char* scratch, std::int64_t begin, std::int64_t end,
         float* z_max, std::int64_t* wrong) {
   const unsigned control = flush_denormals();
@@ -198,7 +212,7 @@ Isa ffn(const FfnJob& job, unsigned char* scratch, std::int64_t begin, std::int6
   const std::int64_t rows = end - begin;
   const std::int64_t inner = job.fc1.chunks * Panels::chunk;
   std::memset(static_cast<void*>(buffers.x), 0,
-              static_cast<std::size_t>(FfnJob::block * inner) * sizeof(Left));
+              static_cast<std::size_t>(most_rows * inner) * sizeof(Left));
   for (std::int64_t row = 0; row < rows; ++row) {
     to_left(buffers.x + row * inner, job.x.data + (begin + row) * job.x.row_stride, job.x.cols);
   }
@@ -207,7 +221,7 @@ Isa ffn(const FfnJob& job, unsigned char* scratch, std::int64_t begin, std::int6
     const std::int64_t outer = job.fc2.panels * width;
     const std::int64_t pairs = job.fc1.panels * width / 2;
     std::memset(static_cast<void*>(buffers.y), 0,
-                static_cast<std::size_t>(FfnJob::block * outer) * sizeof(float));
+                static_cast<std::size_t>(most_rows * outer) * sizeof(float));
     const std::int64_t live = list_live(job, buffers, begin, rows);
     if (static_cast<double>(live) < dense_from * static_cast<double>(rows * pairs)) {
       down_by_pairs(job, buffers, rows);

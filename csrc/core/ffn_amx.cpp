@@ -4,6 +4,4 @@
 
 #include "tiles_amx.hpp"
 
-#include "products_tiles.inl"
-
-#include "ffn.inl"
+#include "ffn_tiles.inl"

@@ -2,6 +2,4 @@
 
 #include "tiles_scalar.hpp"
 
-#include "products_tiles.inl"
-
-#include "ffn.inl"
+#include "ffn_tiles.inl"

@@ -78,8 +78,21 @@ inline Floats round_bfloat16(Floats a) {
 }
 /// The bits of 16 numbers rounded to bfloat16.
 inline void store_bfloat16(std::uint16_t* values, Floats a) {
+#ifdef __AVX512BF16__
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), (__m256i)_mm512_cvtneps_pbh(a));
+#else
   const __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(round_bfloat16(a)), 16);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), _mm512_cvtepi32_epi16(bits));
+#endif
+}
+/// The bits of 32 numbers rounded to bfloat16.
+inline void store_bfloat16(std::uint16_t* values, Floats first, Floats second) {
+#ifdef __AVX512BF16__
+  _mm512_storeu_si512(values, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+#else
+  store_bfloat16(values, first);
+  store_bfloat16(values + float_lanes, second);
+#endif
 }
 /// Pairs of bfloat16, the first of each and the second of each.
 inline void load_pairs(const std::uint16_t* values, Floats& first, Floats& second) {

@@ -84,6 +84,10 @@ inline void store_bfloat16(std::uint16_t* values, Floats a) {
   *values =
       static_cast<std::uint16_t>(static_cast<std::uint32_t>(float_bits(round_bfloat16(a))) >> 16);
 }
+inline void store_bfloat16(std::uint16_t* values, Floats first, Floats second) {
+  store_bfloat16(values, first);
+  store_bfloat16(values + float_lanes, second);
+}
 /// A pair of bfloat16.
 inline void load_pairs(const std::uint16_t* values, Floats& first, Floats& second) {
   first = bits_float(static_cast<std::uint32_t>(values[0]) << 16);

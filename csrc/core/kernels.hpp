@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "pyneurons/isa.hpp"
@@ -96,11 +97,6 @@ struct LivePair {
 };
 
 struct FfnJob {
-  // Rows that share what a panel costs to fetch; 192 take 6 % longer at 768 x 3072, 25 % at
-  // 2048 x 8192 (Zen 4, AVX512-BF16, 1 MiB of L2).
-  static constexpr std::int64_t block = 384;
-  // Panels of fc1 whose neurons fc2 takes at a time: 1,024 neurons by 128 columns are 256 KiB.
-  static constexpr std::int64_t piece = 32;
   MatrixView<const std::uint16_t> x;
   Panels fc1;
   const float* fc1_bias;  // padded with zeros to whole panels
@@ -108,6 +104,12 @@ struct FfnJob {
   const float* fc2_bias;  // as many as columns of the residual
   MatrixView<float> residual;
   StripMask mask;
+};
+
+/// What a kernel wants for one call of `ffn`.
+struct FfnSpace {
+  std::int64_t rows;  // at most
+  std::size_t bytes;  // of scratch
 };
 
 struct AttentionJob {
@@ -122,6 +124,7 @@ struct AttentionJob {
 /// Products of bfloat16 depend on the order of their sums: what computes them.
 #define PYNEURONS_DECLARE_PRODUCTS(isa)                                                    \
   namespace isa {                                                                          \
+  FfnSpace ffn_space(const FfnJob& job);                                                   \
   Isa ffn(const FfnJob& job, unsigned char* scratch, std::int64_t begin, std::int64_t end, \
           float* z_max, std::int64_t* wrong);                                              \
   Isa attention(const AttentionJob& job, unsigned char* scratch, std::int64_t sequence,    \
@@ -160,6 +163,7 @@ struct Kernels {
   decltype(&scalar::ngram_coverage) ngram_coverage;
   decltype(&scalar::ngram_triggers) ngram_triggers;
   decltype(&scalar::ffn_epilogue) ffn_epilogue;
+  decltype(&scalar::ffn_space) ffn_space;
   decltype(&scalar::ffn) ffn;
   decltype(&scalar::attention) attention;
 };

@@ -12,15 +12,16 @@ namespace {
 /// c[0 .. vectors * float_lanes) += the live pairs of a row times the columns from `right` on.
 ///
 /// 32 terms at a time, the even ones in one chain and the odd ones in another; a term that is 0
-/// adds nothing, so that leaving it out changes no bit. `panel_size` leads to the next panel.
+/// adds nothing, so that leaving it out changes no bit. `panel_size` leads to the next panel, and
+/// `c_panel` to the next 32 columns of c.
 template <int vectors>
 inline void add_live(const LivePair* live, const LivePair* end, const std::uint16_t* right,
-                     std::int64_t panel_size, float* c) {
+                     std::int64_t panel_size, float* c, std::int64_t c_panel) {
   constexpr std::int64_t width = Panels::width;
   constexpr unsigned pairs_of_chunk = Panels::chunk / 2;
   Floats sum[vectors];
   for (int v = 0; v < vectors; ++v) {
-    sum[v] = load(c + v * float_lanes);
+    sum[v] = load(c + v * float_lanes / width * c_panel + v * float_lanes % width);
   }
   while (live != end) {
     const unsigned chunk = live->pair / pairs_of_chunk;
@@ -48,7 +49,7 @@ inline void add_live(const LivePair* live, const LivePair* end, const std::uint1
     }
   }
   for (int v = 0; v < vectors; ++v) {
-    store(c + v * float_lanes, sum[v]);
+    store(c + v * float_lanes / width * c_panel + v * float_lanes % width, sum[v]);
   }
 }
 

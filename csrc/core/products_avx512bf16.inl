@@ -87,11 +87,11 @@ inline void product(Engine& /*engine*/, const Left* left, std::int64_t left_stri
 /// zeros adds nothing, so that leaving it out changes no bit.
 template <int vectors>
 inline void add_live(const LivePair* live, const LivePair* end, const std::uint16_t* right,
-                     std::int64_t panel_size, float* c) {
+                     std::int64_t panel_size, float* c, std::int64_t c_panel) {
   constexpr std::int64_t width = Panels::width;
   Floats sum[vectors];
   for (int v = 0; v < vectors; ++v) {
-    sum[v] = load(c + v * float_lanes);
+    sum[v] = load(c + v * float_lanes / width * c_panel + v * float_lanes % width);
   }
   for (; live != end; ++live) {
     const std::uint16_t* place = right + 2 * width * live->pair;
@@ -102,7 +102,7 @@ inline void add_live(const LivePair* live, const LivePair* end, const std::uint1
     }
   }
   for (int v = 0; v < vectors; ++v) {
-    store(c + v * float_lanes, sum[v]);
+    store(c + v * float_lanes / width * c_panel + v * float_lanes % width, sum[v]);
   }
 }
 

@@ -4,17 +4,14 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels.hpp"
-#include "live_pairs.inl"
 
 namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
 using Left = std::uint16_t;
-// Share of live pairs. Pairs run in f32 vectors: at the same number of products, a dense one is
-// about 12 times as fast. An estimate: untimed.
-constexpr double dense_from = 0.05;
 
 inline void to_left(Left* left, const std::uint16_t* values, std::int64_t count) {
   std::memcpy(left, values, static_cast<std::size_t>(count) * sizeof(Left));

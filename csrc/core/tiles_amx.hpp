@@ -10,6 +10,7 @@
 
 /// The tile registers of AMX. Not the compiler's intrinsics: those of some versions do not say that
 /// a tile load reads memory, and a store before it may then be moved behind it.
+#define PYNEURONS_TILE_ZERO(engine, tile) __asm__ volatile("tilezero %%tmm" #tile::: "memory")
 #define PYNEURONS_TILE_LOAD(engine, tile, base, stride) \
   __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile::"r"(base), "r"(stride) : "memory")
 #define PYNEURONS_TILE_STREAM(engine, tile, base, stride) \

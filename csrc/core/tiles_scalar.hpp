@@ -7,6 +7,7 @@
 
 /// The tile registers of AMX in plain loops, each tile 16 rows of 64 bytes. What runs on tiles is
 /// so run and tested on every processor.
+#define PYNEURONS_TILE_ZERO(engine, tile) engine.zero(tile)
 #define PYNEURONS_TILE_LOAD(engine, tile, base, stride) engine.load(tile, base, stride)
 #define PYNEURONS_TILE_STREAM(engine, tile, base, stride) engine.load(tile, base, stride)
 #define PYNEURONS_TILE_STORE(engine, tile, base, stride) engine.save(tile, base, stride)
@@ -21,6 +22,8 @@ struct Engine {
 
   void start() {}
   void stop() {}
+
+  void zero(int number) { std::memset(tile[number], 0, sizeof tile[number]); }
 
   void load(int number, const void* base, std::int64_t stride) {
     for (int row = 0; row < side; ++row) {

@@ -1,7 +1,7 @@
 /* AMX on a processor that lacks it: preloaded, it answers the trap of each tile instruction.
  *
  * What the compiler made of the kernels for AMX so runs on any x86-64 Linux machine, slowly: their
- * tile configuration, addresses, strides and operands are tested, not only their source. The five
+ * tile configuration, addresses, strides and operands are tested, not only their source. The six
  * instructions that the kernels use, as Intel's manual defines them; anything else ends the
  * process. TDPBF16PS sums as the hardware does: a chain of fused multiply-adds over the even
  * products, one over the odd ones, their sum added, denormals taken for 0. */
@@ -89,7 +89,8 @@ static void load_configuration(const uint8_t* code, const uint8_t* source) {
   amx.configured = 1;
 }
 
-/* VEX.128.0F38.W0 with a three-byte prefix: 49 configuration, 4B load and store, 5C product. */
+/* VEX.128.0F38.W0 with a three-byte prefix: 49 configuration, zeros, 4B load and store, 5C product.
+ */
 static void answer(int number, siginfo_t* information, void* context_) {
   (void)number;
   (void)information;
@@ -135,7 +136,9 @@ static void answer(int number, siginfo_t* information, void* context_) {
       next += 4;
     }
   }
-  if (opcode == 0x49 && prefix == 0 && mode == 3) {
+  if (opcode == 0x49 && prefix == 3 && mode == 3 && rm == 0 && reg < tiles && amx.configured) {
+    memset(amx.data[reg], 0, sizeof amx.data[reg]);
+  } else if (opcode == 0x49 && prefix == 0 && mode == 3) {
     memset(&amx, 0, sizeof amx);
   } else if (opcode == 0x49 && prefix == 0) {
     load_configuration(code, (const uint8_t*)(address + stride));

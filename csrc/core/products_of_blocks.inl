@@ -1,0 +1,128 @@
+// Products of bfloat16 by blocks of 32 rows, 32 columns: two tiles by two, so that each operand that
+// is loaded is used twice. Included behind tiles_*.hpp.
+
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.hpp"
+
+namespace pyneurons::PYNEURONS_ISA {
+namespace {
+
+constexpr std::int64_t side = 16;         // rows of a tile
+constexpr std::int64_t block_rows = 32;   // rows of a block of c, and its columns
+constexpr std::int64_t tile_size = 512;   // bfloat16 of a tile: 16 rows, 32 terms
+constexpr std::int64_t chunk_size = 2 * tile_size;  // of one step, on either side
+constexpr std::int64_t block_size = block_rows * Panels::width;
+
+/// Steps whose right side, 32 KiB at most, stays in L1 while all rows pass by.
+constexpr std::int64_t most_part_steps = 16;
+
+/// What runs between the products of a block: nothing.
+struct Nothing {
+  void step() {}
+};
+
+/// c_out [32, 32] = c_in + left times right, over `steps` chunks of terms.
+///
+/// left   [chunks][2][16][32]: each tile one KiB on end
+/// right  a panel, from its first chunk on
+/// live   which chunks, ascending; null: all of them, 0 to steps - 1
+/// c_in   rows of 32, or null: zeros; c_out may be c_in
+///
+/// Between the products run `between.step()` and requests for `lines` lines a step from `ahead` on,
+/// into L2: vector units and memory have time then. What streams by is loaded with the hint that it
+/// will not be needed soon, so that it does not drive the right side out of L1.
+template <typename Between>
+inline void multiply_block(Engine& engine, const std::uint16_t* left, const std::uint16_t* right,
+                           const std::uint16_t* live, std::int64_t steps, const float* c_in,
+                           float* c_out, const std::uint16_t* ahead, int lines, Between& between) {
+  constexpr std::int64_t line = 64;
+  constexpr std::int64_t right_line = 2 * line;
+  constexpr std::int64_t c_line = block_rows * sizeof(float);
+  constexpr std::int64_t lower = side * block_rows;
+  if (c_in == nullptr) {
+    PYNEURONS_TILE_ZERO(engine, 0);
+    PYNEURONS_TILE_ZERO(engine, 1);
+    PYNEURONS_TILE_ZERO(engine, 2);
+    PYNEURONS_TILE_ZERO(engine, 3);
+  } else {
+    PYNEURONS_TILE_LOAD(engine, 0, c_in, c_line);
+    PYNEURONS_TILE_LOAD(engine, 1, c_in + side, c_line);
+    PYNEURONS_TILE_LOAD(engine, 2, c_in + lower, c_line);
+    PYNEURONS_TILE_LOAD(engine, 3, c_in + lower + side, c_line);
+  }
+  for (std::int64_t step = 0; step < steps; ++step) {
+    const std::int64_t place = (live == nullptr ? step : live[step]) * chunk_size;
+    PYNEURONS_TILE_STREAM(engine, 4, left + place, line);
+    PYNEURONS_TILE_LOAD(engine, 6, right + place, right_line);
+    PYNEURONS_TILE_DOT(engine, 0, 4, 6);
+    PYNEURONS_TILE_LOAD(engine, 7, right + place + Panels::width, right_line);
+    PYNEURONS_TILE_DOT(engine, 1, 4, 7);
+    PYNEURONS_TILE_STREAM(engine, 5, left + place + tile_size, line);
+    PYNEURONS_TILE_DOT(engine, 2, 5, 6);
+    PYNEURONS_TILE_DOT(engine, 3, 5, 7);
+    between.step();
+    for (int i = 0; i < lines; ++i, ahead += line / 2) {
+      __builtin_prefetch(ahead, 0, 2);
+    }
+  }
+  PYNEURONS_TILE_STORE(engine, 0, c_out, c_line);
+  PYNEURONS_TILE_STORE(engine, 1, c_out + side, c_line);
+  PYNEURONS_TILE_STORE(engine, 2, c_out + lower, c_line);
+  PYNEURONS_TILE_STORE(engine, 3, c_out + lower + side, c_line);
+}
+
+/// Rows as tiles, [blocks of 32 rows][chunks][2][16][32], zeros behind the last row and term.
+inline void pack_rows(MatrixView<const std::uint16_t> x, std::int64_t begin, std::int64_t end,
+                      std::int64_t chunks, std::uint16_t* tiles) {
+  constexpr std::size_t line = Panels::chunk * sizeof(std::uint16_t);
+  const std::int64_t whole = x.cols / Panels::chunk;
+  const std::int64_t rest = x.cols % Panels::chunk;
+  for (std::int64_t top = begin; top < end; top += block_rows) {
+    for (std::int64_t half = 0; half < 2; ++half) {
+      const std::int64_t first = top + half * side;
+      const std::int64_t there = end - first < side ? end - first : side;
+      std::uint16_t* place =
+          tiles + (top - begin) / block_rows * chunks * chunk_size + half * tile_size;
+      for (std::int64_t chunk = 0; chunk < chunks; ++chunk, place += chunk_size) {
+        const std::uint16_t* terms = x.data + first * x.row_stride + chunk * Panels::chunk;
+        for (std::int64_t row = 0; row < side; ++row) {
+          std::uint16_t* to = place + row * Panels::chunk;
+          if (row < there && chunk < whole) {
+            std::memcpy(to, terms + row * x.row_stride, line);
+            continue;
+          }
+          std::memset(to, 0, line);
+          for (std::int64_t term = 0; row < there && term < rest; ++term) {
+            to[term] = terms[row * x.row_stride + term];
+          }
+        }
+      }
+    }
+  }
+}
+
+/// How the steps of a sum are cut into parts of about equal length.
+struct Parts {
+  std::int64_t steps;
+  std::int64_t number;
+  std::int64_t size;
+
+  explicit Parts(std::int64_t all) : steps(all) {
+    number = (all + most_part_steps - 1) / most_part_steps;
+    size = (all + number - 1) / number;
+  }
+  std::int64_t begin(std::int64_t part) const { return part * size < steps ? part * size : steps; }
+};
+
+/// Lines a step that ask for the right side of the next part while `blocks` blocks of rows pass by.
+inline int lines_ahead(std::int64_t blocks) {
+  constexpr std::int64_t chunk_lines = 32;
+  const std::int64_t lines = (chunk_lines + blocks - 1) / blocks;
+  return static_cast<int>(lines < 4 ? lines : 4);
+}
+
+}  // namespace
+}  // namespace pyneurons::PYNEURONS_ISA
