@@ -281,18 +281,20 @@ def ffn(
 def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor, sums: Sums | None = None) -> None:
     """Attend causally, float32 sums in the order of ``sums``, by default AMX's; see `pyneurons.ops`.
 
-    Keys go in blocks of 64 from the start of the sequence. For each block, with m the running
-    maximum of the scaled scores and l the running sum:
+    Keys go in blocks of 128 from the start of the sequence. For each block, with c the scale times
+    log2 e, m about the maximum of c times the scores (followed where it has grown by more than 8) and
+    l the running sum, which takes the even keys of a block in one chain and the odd ones in another:
 
-        m' = max(m, scores);  p = exp(scores - m');  l = l exp(m - m') + sum(p);
-        o = o exp(m - m') + bfloat16(p) @ v;  and at the end out = bfloat16(o / l).
+        m' = m or max(c s);  p = 2^(c s - m');  l = l 2^(m - m') + (even + odd);
+        o = o 2^(m - m') + bfloat16(p) @ v;  and at the end out = bfloat16(o / l).
     """
     import torch
 
     sums = sums or paired_sum
+    block = 128
     width = out.shape[1]
     size = width // heads
-    scale = np.float32(1 / math.sqrt(size))
+    scale = np.float32(math.log2(math.e) / math.sqrt(size))
     for first, last in itertools.pairwise(starts.tolist()):
         rows = qkv[first:last].float().numpy()
         position = np.arange(last - first)
@@ -301,22 +303,23 @@ def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor, sums: Sums | N
             maximum = np.full(last - first, -np.inf, dtype=np.float32)
             total = np.zeros(last - first, dtype=np.float32)
             o = np.zeros((last - first, size), dtype=np.float32)
-            for start in range(0, last - first, 64):
-                keys, values = (np.zeros((64, size), dtype=np.float32) for _ in range(2))
-                there = min(64, last - first - start)
-                keys[:there], values[:there] = k[start : start + 64], v[start : start + 64]
+            for start in range(0, last - first, block):
+                keys, values = (np.zeros((block, size), dtype=np.float32) for _ in range(2))
+                there = min(block, last - first - start)
+                keys[:there], values[:there] = k[start:][:there], v[start:][:there]
                 seen = position >= start  # the others have no key in this block
-                scores = sums(q[seen], keys.T, np.zeros((len(q[seen]), 64), np.float32)) * scale
-                scores[np.arange(start, start + 64) > position[seen, None]] = -np.inf
-                reached = np.maximum(maximum[seen], scores.max(axis=1))
-                p = exponential(scores - reached[:, None])
-                shrink = exponential(maximum[seen] - reached)
-                lanes = ((p[:, :16] + p[:, 16:32]) + p[:, 32:48]) + p[:, 48:]
-                while lanes.shape[1] > 1:
-                    half = lanes.shape[1] // 2
-                    lanes = lanes[:, :half] + lanes[:, half:]
+                scores = sums(q[seen], keys.T, np.zeros((len(q[seen]), block), np.float32))
+                scores[np.arange(start, start + block) > position[seen, None]] = -np.inf
+                most = np.fmax.reduce(scores, axis=1) * scale
+                reached = np.where(most > maximum[seen] + np.float32(8), most, maximum[seen])
+                p = power_of_two(multiply_add(scores, scale, -reached[:, None]))
+                shrink = power_of_two(maximum[seen] - reached)
+                even, odd = (np.zeros(len(p), dtype=np.float32) for _ in range(2))
+                for key in range(0, block, 2):
+                    even += p[:, key]
+                    odd += p[:, key + 1]
                 maximum[seen] = reached
-                total[seen] = total[seen] * shrink + lanes[:, 0]
+                total[seen] = multiply_add(total[seen], shrink, even + odd)
                 rounded = torch.from_numpy(p).bfloat16().float().numpy()
                 o[seen] = sums(rounded, values, o[seen] * shrink[:, None])
             result = torch.from_numpy(o / total[:, None]).bfloat16()
@@ -349,22 +352,36 @@ def chained_sum(a: Floats, b: Floats, c: Floats) -> Floats:
     return c
 
 
-def exponential(x: Floats) -> Floats:
-    """Return e^x for x <= 0, and 0 below 2^-125, by rounded products and sums that are not fused."""
-    power = x * np.float32(1.44269504)
-    bounded = np.where(power < np.float32(-125), np.float32(-125), power)
-    whole = np.rint(bounded)
-    part = bounded - whole
-    value = np.full_like(part, 1.5403530e-4)
-    for coefficient in (
-        1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0,
-    ):  # fmt: skip
-        value = value * part + np.float32(coefficient)
-    return np.where(
-        power < np.float32(-125),
-        np.float32(0),
-        np.ldexp(value, np.nan_to_num(whole).astype(np.int32)),
-    )
+def multiply_add(a: Floats, b: Floats | np.float32, c: Floats) -> Floats:
+    """Return a * b + c rounded once, as a fused multiply-add does.
+
+    In float64 the product is exact and the sum nearly; where it is not, its last bit is made odd,
+    and then a second rounding to float32 cannot meet a tie that was none.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = np.multiply(a, b, dtype=np.float64)
+        wide = np.asarray(c, dtype=np.float64)
+        rounded = product + wide
+        other = rounded - product
+        rest = (product - (rounded - other)) + (wide - other)
+        even = rounded.view(np.int64) % 2 == 0
+        nudged = np.nextafter(rounded, np.where(rest > 0, np.inf, -np.inf))
+        found: Floats = np.where(np.isfinite(rest) & (rest != 0) & even, nudged, rounded).astype(
+            np.float32
+        )
+        return found
+
+
+def power_of_two(x: Floats) -> Floats:
+    """Return 2^x, and 0 below 2^-126, by a polynomial of degree 4: relative error 3e-6."""
+    with np.errstate(invalid="ignore"):
+        whole = np.floor(np.where(x < -200, np.float32(-200), x))
+        part = np.where(x < -200, np.float32(0), x - whole)
+        value: Floats = np.full_like(part, 0.0134266885)
+        for coefficient in (0.052242465, 0.24128021, 0.69304484, 1.0):
+            value = multiply_add(value, part, np.full_like(part, coefficient))
+        power = np.nan_to_num(whole).astype(np.int32)
+        return np.where(whole < -126, np.float32(0), np.ldexp(value, power))
 
 
 def check_finite(z: Tensor) -> None:

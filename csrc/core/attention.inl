@@ -1,155 +1,245 @@
+// Causal attention of one head of one sequence. Included once per instruction set, behind its
+// products_*.inl.
+//
+// Everything stands on its side: scores as [keys, queries], so that each vector lane is a query.
+// The maximum and the sum over keys then need no step between lanes, and the weights come out as
+// the right side of the product with the values, whose result is [terms of the head, queries].
+
 #include <cstdint>
 #include <cstring>
 
 #include "kernels.hpp"
+#include "take.inl"
 
 namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
-constexpr std::int64_t attention_block = AttentionJob::block;
-constexpr std::int64_t panel_width = Panels::width;
+constexpr std::int64_t key_block = AttentionJob::keys;
+constexpr std::int64_t panel_width = Panels::width;  // queries of a step, rows of a left block
+constexpr std::int64_t chunk = Panels::chunk;
+constexpr int query_vectors = static_cast<int>(panel_width) / float_lanes;
 
-/// What a head of a sequence needs, one behind the other in the scratch. `width` is the head size,
-/// padded.
+/// What a head of a sequence needs, one behind the other in the scratch. `chunks` is the head size
+/// in steps of 32 terms.
 struct AttentionBuffers {
-  std::uint16_t* keys;    // [blocks][64 keys as panels of `width` terms]
-  std::uint16_t* values;  // [blocks][`width` columns as panels of 64 terms]
-  Left* query;            // [64, width]
-  Left* weights;          // [64, 64]
-  float* scores;          // [64, 64]
-  float* sum;             // [64, width]
+  Left* keys;              // [blocks of 32 keys] as left sides
+  Left* values;            // [chunks] left sides: 32 terms of the head, all keys
+  std::uint16_t* query;    // a panel of 32 queries
+  std::uint16_t* weights;  // a panel of 32 queries, a block of keys as terms
+  float* scores;           // [keys of a block][32]
+  float* sum;              // [terms of the head][32]
+  std::uint32_t* rows;     // [32][16 chunks] words: 32 rows of the head, zeros around them
+  std::uint32_t* turned;   // the same with rows and columns changed
+  std::size_t size;
 
-  AttentionBuffers(unsigned char* scratch, std::int64_t blocks, std::int64_t width) {
-    keys = reinterpret_cast<std::uint16_t*>(scratch);
-    values = keys + blocks * width * attention_block;
-    scratch = reinterpret_cast<unsigned char*>(values + blocks * width * attention_block);
-    query = reinterpret_cast<Left*>(scratch);
-    weights = query + attention_block * width;
-    scratch = reinterpret_cast<unsigned char*>(weights + attention_block * attention_block);
-    scores = reinterpret_cast<float*>(scratch);
-    sum = scores + attention_block * attention_block;
+  AttentionBuffers(unsigned char* scratch, std::int64_t length, std::int64_t chunks) {
+    const std::int64_t blocks = (length + chunk - 1) / chunk;
+    const std::int64_t terms = chunks * chunk;
+    unsigned char* place = scratch;
+    take(place, keys, blocks * chunk * terms);
+    take(place, values, blocks * chunk * terms);
+    take(place, query, terms * panel_width);
+    take(place, weights, key_block * panel_width);
+    take(place, scores, key_block * panel_width);
+    take(place, sum, terms * panel_width);
+    take(place, rows, panel_width * terms);
+    take(place, turned, panel_width * terms);
+    size = static_cast<std::size_t>(place - scratch);
   }
 };
 
-inline void fill(float* begin, float* end, float value) {
-  for (; begin < end; ++begin) {
-    *begin = value;
+/// 2^x; error 3e-6, a thousandth of what rounding the weights to bfloat16 brings; 0 below 2^-126.
+inline Floats power_of_two(Floats x) {
+  const Floats part = above_floor(x);
+  Floats value = broadcast(AttentionJob::coefficients[0]);
+  for (int i = 1; i < 5; ++i) {
+    value = fused(value, part, broadcast(AttentionJob::coefficients[i]));
   }
+  return times_two_to(value, x);
 }
 
-/// e^x for x <= 0, 0 below 2^-125: products and sums, none of them fused, so that every instruction
-/// set gives the same bits. Error 2 units in the last place, at x = -80 ten times that.
-inline Floats exponential(Floats x) {
-  const Floats power = multiply(x, broadcast(1.44269504F));
-  const Floats bounded = keep_above(power, broadcast(-125.0F));
-  const Floats whole = round_even(bounded);
-  const Floats part = subtract(bounded, whole);
-  Floats value = broadcast(1.5403530e-4F);
-  constexpr float coefficients[] = {1.3333558e-3F, 9.6181291e-3F, 5.5504109e-2F,
-                                    2.4022651e-1F, 6.9314718e-1F, 1.0F};
-  for (const float next : coefficients) {
-    value = add(multiply(value, part), broadcast(next));
-  }
-  return zero_below(times_power(value, whole), power, broadcast(-125.0F));
-}
-
-/// From the scores of one row of 64 keys to weights, rounded to bfloat16; returns the new maximum.
-/// `total` gets the sum of the weights before rounding: 16 lanes, then halves of them.
-inline float weigh(const float* scores, float scale, float maximum, Left* weights, float& total) {
-  constexpr int parts = 16 / float_lanes;
-  Floats most = load(scores);
-  for (std::int64_t j = float_lanes; j < attention_block; j += float_lanes) {
-    most = larger(most, load(scores + j));
-  }
-  // Rounding keeps the order, so that scaling the largest is as good as scaling all.
-  const float largest = largest_lane(most) * scale;
-  const float reached = largest > maximum || largest != largest ? largest : maximum;
-  Floats lane[parts];
-  for (int part = 0; part < parts; ++part) {
-    lane[part] = broadcast(0.0F);
-  }
-  for (std::int64_t j = 0; j < attention_block; j += 16) {
-    for (int part = 0; part < parts; ++part) {
-      const std::int64_t place = j + part * float_lanes;
-      const Floats score = multiply(load(scores + place), broadcast(scale));
-      const Floats weight = exponential(subtract(score, broadcast(reached)));
-      lane[part] = add(lane[part], weight);
-      store_left(weights + place, weight);
-    }
-  }
-  alignas(64) float lanes[16];
-  for (int part = 0; part < parts; ++part) {
-    store(lanes + part * float_lanes, lane[part]);
-  }
-  total = tree_sum(lanes);
-  return reached;
-}
-
-inline std::uint32_t two_at(const std::uint16_t* values) {
-  std::uint32_t pair;
-  std::memcpy(&pair, values, sizeof pair);
-  return pair;
-}
-
-/// Keys [first, first + 64) of a head as panels: pairs of terms of one key stand side by side in
-/// its row already.
-inline void pack_keys(const std::uint16_t* keys, std::int64_t stride, std::int64_t count,
-                      std::int64_t head_size, std::int64_t width, std::uint16_t* panels) {
-  for (std::int64_t panel = 0; panel < attention_block; panel += panel_width) {
-    const std::int64_t there = count - panel < panel_width ? count - panel : panel_width;
-    const std::uint16_t* row = keys + panel * stride;
-    std::uint16_t* place = panels + panel * width;
-    for (std::int64_t d = 0; d + 1 < head_size; d += 2) {
-      for (std::int64_t j = 0; j < there; ++j) {
-        const std::uint32_t pair = two_at(row + j * stride + d);
-        std::memcpy(place + d * panel_width + 2 * j, &pair, sizeof pair);
+/// Copies 32 rows of a head, as far as there are any, and zeros around them; asks for the next 32,
+/// which lie on pages of their own.
+inline void copy_rows(const AttentionJob& job, const std::uint16_t* first, std::int64_t count,
+                      std::int64_t chunks, std::uint32_t* rows) {
+  constexpr std::int64_t words = chunk / 2;
+  for (std::int64_t row = 0; row < panel_width; ++row) {
+    const std::uint16_t* terms = first + row * job.qkv.row_stride;
+    for (std::int64_t part = 0; part < chunks; ++part, rows += words, terms += chunk) {
+      if (panel_width + row < count) {
+        __builtin_prefetch(terms + panel_width * job.qkv.row_stride);
       }
-    }
-    for (std::int64_t j = 0; j < there && head_size % 2 != 0; ++j) {
-      place[(head_size - 1) * panel_width + 2 * j] = row[j * stride + head_size - 1];
-    }
-  }
-}
-
-/// Values [first, first + 64) of a head as panels: two keys side by side.
-inline void pack_values(const std::uint16_t* values, std::int64_t stride, std::int64_t count,
-                        std::int64_t head_size, std::uint16_t* panels) {
-  for (std::int64_t j = 0; j < count; j += 2) {
-    const std::uint16_t* one = values + j * stride;
-    const std::uint16_t* other = j + 1 < count ? one + stride : nullptr;
-    for (std::int64_t d = 0; d < head_size; d += panel_width) {
-      const std::int64_t there = head_size - d < panel_width ? head_size - d : panel_width;
-      std::uint32_t pairs[panel_width] = {};
-      for (std::int64_t k = 0; k < there; ++k) {
-        const std::uint32_t above = other == nullptr ? 0u : other[d + k];
-        pairs[k] = one[d + k] | above << 16;
+      const std::int64_t there = row < count ? job.head_size - part * chunk : 0;
+      if (there >= chunk) {
+        std::memcpy(rows, terms, chunk * sizeof *terms);
+        continue;
       }
-      std::memcpy(panels + d * attention_block + j * panel_width, pairs, sizeof pairs);
+      std::uint16_t some[chunk] = {};
+      for (std::int64_t i = 0; i < there; ++i) {
+        some[i] = terms[i];
+      }
+      std::memcpy(rows, some, sizeof some);
     }
   }
 }
 
-/// Keys and values of a head as panels, zeros behind the last key and the last term.
+/// turned [words of a row][32] = the rows copied last.
+inline void turn(const std::uint32_t* rows, std::int64_t chunks, std::uint32_t* turned) {
+  constexpr std::int64_t words = chunk / 2;
+  for (std::int64_t part = 0; part < chunks; ++part) {
+    for (std::int64_t row = 0; row < panel_width; row += 16) {
+      transpose(rows + row * chunks * words + part * words, chunks * words,
+                turned + part * words * panel_width + row, panel_width);
+    }
+  }
+}
+
+/// Keys as left sides, and values, on their side, too.
 inline void pack_sequence(const AttentionJob& job, std::int64_t first, std::int64_t length,
-                          std::int64_t head, std::int64_t width, const AttentionBuffers& buffers) {
+                          std::int64_t head, std::int64_t chunks, const AttentionBuffers& buffers) {
+  constexpr std::int64_t words = chunk / 2;
+  const std::int64_t blocks = (length + chunk - 1) / chunk;
   const std::int64_t inner = job.out.cols;
-  const std::int64_t size = attention_block * width;
-  const std::int64_t stride = job.qkv.row_stride;
-  for (std::int64_t j = 0; j < length; j += attention_block) {
-    const std::int64_t count = length - j < attention_block ? length - j : attention_block;
-    const std::uint16_t* key = job.qkv.data + (first + j) * stride + inner + head * job.head_size;
-    std::uint16_t* keys = buffers.keys + j * width;
-    std::uint16_t* values = buffers.values + j * width;
-    if (count < attention_block || job.head_size < width) {
-      std::memset(keys, 0, static_cast<std::size_t>(size) * sizeof *keys);
-      std::memset(values, 0, static_cast<std::size_t>(size) * sizeof *values);
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const std::uint16_t* key =
+        job.qkv.data + (first + block * chunk) * job.qkv.row_stride + inner + head * job.head_size;
+    const std::int64_t count = length - block * chunk;
+    copy_rows(job, key, count, chunks, buffers.rows);
+    Left* keys = buffers.keys + block * chunk * chunks * chunk;
+    for (std::int64_t row = 0; row < chunk; ++row) {
+      for (std::int64_t part = 0; part < chunks; ++part) {
+        std::uint16_t terms[chunk];
+        std::memcpy(terms, buffers.rows + (row * chunks + part) * words, sizeof terms);
+        put_left(keys, chunks, row, part, terms);
+      }
     }
-    pack_keys(key, stride, count, job.head_size, width, keys);
-    pack_values(key + inner, stride, count, job.head_size, values);
+    copy_rows(job, key + inner, count, chunks, buffers.rows);
+    turn(buffers.rows, chunks, buffers.turned);
+    for (std::int64_t part = 0; part < chunks; ++part) {
+      Left* values = buffers.values + part * chunk * blocks * chunk;
+      for (std::int64_t pair = 0; pair < words; ++pair) {
+        const std::uint32_t* row = buffers.turned + (part * words + pair) * panel_width;
+        std::uint16_t even[chunk];
+        std::uint16_t odd[chunk];
+        for (std::int64_t i = 0; i < chunk; ++i) {
+          even[i] = static_cast<std::uint16_t>(row[i]);
+          odd[i] = static_cast<std::uint16_t>(row[i] >> 16);
+        }
+        put_left(values, blocks, 2 * pair, block, even);
+        put_left(values, blocks, 2 * pair + 1, block, odd);
+      }
+    }
+  }
+}
+
+/// The running state of 32 queries.
+struct Queries {
+  alignas(64) float maximum[panel_width];  // of the scores times scale and log2 e, or nearly
+  alignas(64) float total[panel_width];
+  alignas(64) float shrink[panel_width];  // what the sums so far are multiplied by
+};
+
+/// The largest score of each query, in four chains: one would wait for itself.
+inline Floats largest_of(const float* scores, std::int64_t keys) {
+  Floats most[4];
+  for (int i = 0; i < 4; ++i) {
+    most[i] = load(scores + i * panel_width);
+  }
+  for (std::int64_t key = 4; key < keys; key += 4) {
+    for (int i = 0; i < 4; ++i) {
+      most[i] = larger(load(scores + (key + i) * panel_width), most[i]);
+    }
+  }
+  return larger(larger(most[0], most[1]), larger(most[2], most[3]));
+}
+
+/// From the scores of one block of keys to weights; tells whether any sum has to shrink.
+///
+/// The maximum follows only where it has grown by more than 8: weights up to 2^8 are as exact, and
+/// the sums then need not shrink in most blocks.
+inline bool weigh(const AttentionBuffers& buffers, float scale, std::int64_t keys,
+                  Queries& queries) {
+  const Floats factor = broadcast(scale);
+  std::uint32_t shrinks = 0;
+  for (int v = 0; v < query_vectors; ++v) {
+    const int lane = v * float_lanes;
+    const float* scores = buffers.scores + lane;
+    // Rounding keeps the order, so that scaling the largest is as good as scaling all.
+    const Floats most = multiply(largest_of(scores, keys), factor);
+    const Floats before = load(queries.maximum + lane);
+    const Floats grown = add(before, broadcast(AttentionJob::growth));
+    const Floats reached = where_above(most, grown, most, before);
+    const Floats shrink = power_of_two(subtract(before, reached));
+    shrinks |= positive(subtract(broadcast(1.0F), shrink));
+    const Floats against = subtract(broadcast(0.0F), reached);
+    Floats even = broadcast(0.0F);
+    Floats odd = even;
+    std::uint16_t* weights = buffers.weights + 2 * lane;
+    for (std::int64_t key = 0; key < keys; key += 2) {
+      const float* pair = scores + key * panel_width;
+      const Floats first = power_of_two(fused(load(pair), factor, against));
+      const Floats second = power_of_two(fused(load(pair + panel_width), factor, against));
+      even = add(even, first);
+      odd = add(odd, second);
+      store_pairs(weights + key * panel_width, first, second);
+    }
+    const Floats total = load(queries.total + lane);
+    store(queries.total + lane, fused(total, shrink, add(even, odd)));
+    store(queries.maximum + lane, reached);
+    store(queries.shrink + lane, shrink);
+  }
+  return shrinks != 0;
+}
+
+/// Scores of queries and keys that come later do not count; the last 32 keys are the queries' own.
+inline void mask_later(float* scores, std::int64_t keys) {
+  constexpr float none = -__builtin_inff();
+  for (std::int64_t row = 1; row < panel_width; ++row) {
+    float* place = scores + (keys - panel_width + row) * panel_width;
+    for (std::int64_t i = 0; i < row; ++i) {
+      place[i] = none;
+    }
+  }
+}
+
+/// Rounds sum / total to the rows of the output.
+inline void write(const AttentionJob& job, const AttentionBuffers& buffers, const Queries& queries,
+                  std::int64_t chunks, std::int64_t count, std::uint16_t* out) {
+  const std::int64_t terms = chunks * chunk;
+  alignas(64) float quotients[16][16];
+  alignas(64) float rows[16][16];
+  for (std::int64_t query = 0; query < panel_width && query < count; query += 16) {
+    const std::int64_t there = count - query < 16 ? count - query : 16;
+    for (std::int64_t term = 0; term < terms && term < job.head_size; term += 16) {
+      for (std::int64_t i = 0; i < 16; ++i) {
+        for (int lane = 0; lane < 16; lane += float_lanes) {
+          const float* sum = buffers.sum + (term + i) * panel_width + query + lane;
+          store(quotients[i] + lane, divide(load(sum), load(queries.total + query + lane)));
+        }
+      }
+      std::uint32_t words[16][16];
+      std::uint32_t turned[16][16];
+      std::memcpy(words, quotients, sizeof words);
+      transpose(words[0], 16, turned[0], 16);
+      std::memcpy(rows, turned, sizeof rows);
+      const std::int64_t columns = job.head_size - term < 16 ? job.head_size - term : 16;
+      for (std::int64_t row = 0; row < there; ++row) {
+        std::uint16_t rounded[16];
+        for (int lane = 0; lane < 16; lane += float_lanes) {
+          store_bfloat16(rounded + lane, load(rows[row] + lane));
+        }
+        std::memcpy(out + (query + row) * job.out.row_stride + term, rounded,
+                    static_cast<std::size_t>(columns) * sizeof *out);
+      }
+    }
   }
 }
 
 }  // namespace
+
+std::size_t attention_space(const AttentionJob& job, std::int64_t length) {
+  return AttentionBuffers(nullptr, length, (job.head_size + chunk - 1) / chunk).size;
+}
 
 Isa attention(const AttentionJob& job, unsigned char* scratch, std::int64_t sequence,
               std::int64_t head) {
@@ -158,78 +248,49 @@ Isa attention(const AttentionJob& job, unsigned char* scratch, std::int64_t sequ
   engine.start();
   const std::int64_t first = job.starts[sequence];
   const std::int64_t length = job.starts[sequence + 1] - first;
-  const std::int64_t chunks = (job.head_size + Panels::chunk - 1) / Panels::chunk;
-  const std::int64_t width = chunks * Panels::chunk;
-  const std::int64_t blocks = (length + attention_block - 1) / attention_block;
-  const AttentionBuffers buffers(scratch, blocks, width);
-  pack_sequence(job, first, length, head, width, buffers);
+  const std::int64_t chunks = (job.head_size + chunk - 1) / chunk;
+  const std::int64_t blocks = (length + chunk - 1) / chunk;
+  const AttentionBuffers buffers(scratch, length, chunks);
+  pack_sequence(job, first, length, head, chunks, buffers);
 
-  constexpr float none = -__builtin_inff();
-  for (std::int64_t query = 0; query < length; query += attention_block) {
-    const std::int64_t queries =
-        length - query < attention_block ? length - query : attention_block;
-    std::memset(static_cast<void*>(buffers.query), 0,
-                static_cast<std::size_t>(attention_block * width) * sizeof(Left));
-    for (std::int64_t i = 0; i < queries; ++i) {
-      to_left(buffers.query + i * width,
-              job.qkv.data + (first + query + i) * job.qkv.row_stride + head * job.head_size,
-              job.head_size);
+  for (std::int64_t query = 0; query < length; query += panel_width) {
+    copy_rows(job, job.qkv.data + (first + query) * job.qkv.row_stride + head * job.head_size,
+              length - query, chunks, buffers.rows);
+    turn(buffers.rows, chunks, buffers.turned);
+    std::memcpy(buffers.query, buffers.turned,
+                static_cast<std::size_t>(chunks * chunk * panel_width) * sizeof *buffers.query);
+    Queries queries;
+    for (std::int64_t i = 0; i < panel_width; ++i) {
+      queries.maximum[i] = -__builtin_inff();
+      queries.total[i] = 0.0F;
     }
-    fill(buffers.sum, buffers.sum + attention_block * width, 0.0F);
-    alignas(64) float maximum[attention_block];
-    alignas(64) float total[attention_block] = {};
-    alignas(64) float shrink[attention_block] = {};
-    alignas(64) float added[attention_block] = {};
-    fill(maximum, maximum + attention_block, none);
-    for (std::int64_t key = 0; key <= query; key += attention_block) {
-      float* scores = buffers.scores;
-      fill(scores, scores + attention_block * attention_block, 0.0F);
-      for (std::int64_t column = 0; column < attention_block; column += panel_width) {
-        product(engine, buffers.query, width, buffers.keys + (key + column) * width, chunks,
-                scores + column, attention_block, queries);
+    const std::int64_t behind = query + panel_width;  // keys that one of the queries sees
+    for (std::int64_t key = 0; key < behind; key += key_block) {
+      const std::int64_t keys = behind - key < key_block ? behind - key : key_block;
+      for (std::int64_t row = 0; row < keys; row += chunk) {
+        multiply_rows(engine, buffers.keys + (key + row) * chunks * chunk, chunks, buffers.query,
+                      chunks, nullptr, buffers.scores + row * panel_width);
       }
-      for (std::int64_t i = 0; i < queries; ++i) {
-        float* row = scores + i * attention_block;
-        if (key == query) {
-          fill(row + i + 1, row + attention_block, none);
-        }
-        const float reached =
-            weigh(row, job.scale, maximum[i], buffers.weights + i * attention_block, added[i]);
-        shrink[i] = maximum[i] - reached;
-        maximum[i] = reached;
+      if (key + keys == behind) {
+        mask_later(buffers.scores, keys);
       }
-      for (std::int64_t i = 0; i < attention_block; i += float_lanes) {
-        const Floats factor = exponential(load(shrink + i));
-        store(shrink + i, factor);
-        store(total + i, add(multiply(load(total + i), factor), load(added + i)));
-      }
-      for (std::int64_t i = 0; i < queries; ++i) {
-        float* sum = buffers.sum + i * width;
-        // Times 1, which is what most rows have once their largest score was seen, changes nothing.
-        for (std::int64_t d = 0; d < width && shrink[i] != 1.0F; d += float_lanes) {
-          store(sum + d, multiply(load(sum + d), broadcast(shrink[i])));
+      if (weigh(buffers, job.scale, keys, queries) && key > 0) {
+        for (std::int64_t term = 0; term < chunks * chunk; ++term) {
+          float* sum = buffers.sum + term * panel_width;
+          for (std::int64_t i = 0; i < panel_width; i += float_lanes) {
+            store(sum + i, multiply(load(sum + i), load(queries.shrink + i)));
+          }
         }
       }
-      for (std::int64_t column = 0; column < width; column += panel_width) {
-        product(engine, buffers.weights, attention_block,
-                buffers.values + key * width + column * attention_block,
-                attention_block / Panels::chunk, buffers.sum + column, width, queries);
+      for (std::int64_t part = 0; part < chunks; ++part) {
+        float* sum = buffers.sum + part * chunk * panel_width;
+        Left* values = left_chunk(buffers.values + part * chunk * blocks * chunk, key / chunk);
+        multiply_rows(engine, values, blocks, buffers.weights, keys / chunk,
+                      key == 0 ? nullptr : sum, sum);
       }
     }
-    for (std::int64_t i = 0; i < queries; ++i) {
-      const float* sum = buffers.sum + i * width;
-      std::uint16_t* out =
-          job.out.data + (first + query + i) * job.out.row_stride + head * job.head_size;
-      for (std::int64_t d = 0; d < width; d += float_lanes) {
-        alignas(64) std::uint16_t rounded[float_lanes];
-        store_bfloat16(rounded, divide(load(sum + d), broadcast(total[i])));
-        const std::int64_t there =
-            job.head_size - d < float_lanes ? job.head_size - d : float_lanes;
-        for (std::int64_t lane = 0; lane < there; ++lane) {
-          out[d + lane] = rounded[lane];
-        }
-      }
-    }
+    write(job, buffers, queries, chunks, length - query,
+          job.out.data + (first + query) * job.out.row_stride + head * job.head_size);
   }
   engine.stop();
   restore_control(control);

@@ -4,6 +4,6 @@
 
 #include "tiles_amx.hpp"
 
-#include "products_tiles.inl"
+#include "products_of_blocks.inl"
 
 #include "attention.inl"

@@ -2,6 +2,6 @@
 
 #include "tiles_scalar.hpp"
 
-#include "products_tiles.inl"
+#include "products_of_blocks.inl"
 
 #include "attention.inl"

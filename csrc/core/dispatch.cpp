@@ -15,7 +15,7 @@ namespace {
   Kernels {                                                                                  \
     &bits::segment_counts, &bits::firing_rows, &bits::ngram_keys_u16, &bits::ngram_keys_u32, \
         &bits::ngram_coverage, &bits::ngram_triggers, &bits::ffn_epilogue, &isa::ffn_space,  \
-        &isa::ffn, &isa::attention                                                           \
+        &isa::ffn, &isa::attention_space, &isa::attention                                    \
   }
 
 constexpr Kernels scalar_kernels = PYNEURONS_TABLE(scalar, scalar);

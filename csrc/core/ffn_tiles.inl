@@ -21,8 +21,8 @@ constexpr std::int64_t width = Panels::width;
 // with its neighbour: at the same number of products, tiles are about 12 times as fast.
 constexpr double dense_from = 0.025;
 
-/// Sizes that depend on the hidden size: x and one group of h fit L2 (2 MiB) together with a part of
-/// the weights.
+/// Sizes that depend on the hidden size: x and one group of h fit L2 (2 MiB) together with a part
+/// of the weights.
 struct FfnSizes {
   std::int64_t rows;    // of a block
   std::int64_t panels;  // of 32 neurons, of a group
@@ -264,8 +264,8 @@ inline void down_by_tiles(Engine& engine, const FfnJob& job, const FfnBuffers& b
     for (std::int64_t part = 0; part < parts.number; ++part) {
       const std::int64_t begin = parts.begin(part);
       const std::int64_t end = parts.begin(part + 1);
-      const std::uint16_t* ahead = part + 1 < parts.number ? weights + end * chunk_size
-                                                           : weights + job.fc2.size;
+      const std::uint16_t* ahead =
+          part + 1 < parts.number ? weights + end * chunk_size : weights + job.fc2.size;
       for (std::int64_t block = 0; block < blocks; ++block) {
         const std::uint16_t* live = buffers.live + block * panels;
         std::int64_t from = 0;
@@ -304,14 +304,14 @@ inline void list_pairs(const FfnJob& job, const FfnBuffers& buffers, std::int64_
                        std::int64_t rows, std::int64_t first, std::int64_t panels) {
   for (std::int64_t row = 0; row < rows; ++row) {
     const std::uint32_t* mask = job.mask.data + (begin + row) * job.mask.row_stride;
-    const std::uint16_t* h = buffers.h + row / block_rows * panels * chunk_size +
-                             row % block_rows * width;
+    const std::uint16_t* h =
+        buffers.h + row / block_rows * panels * chunk_size + row % block_rows * width;
     LivePair* pairs = buffers.pairs + row * panels * (width / 2);
     std::int64_t found = 0;
     for (std::int64_t panel = 0; panel < panels; ++panel) {
       const std::int64_t word = first + panel;
-      const std::uint32_t fires = mask[word / job.mask.strip_words * job.mask.strip_stride +
-                                       word % job.mask.strip_words];
+      const std::uint32_t fires =
+          mask[word / job.mask.strip_words * job.mask.strip_stride + word % job.mask.strip_words];
       for (std::uint32_t rest = (fires | fires >> 1) & 0x55555555u; rest != 0; rest &= rest - 1) {
         const unsigned place = static_cast<unsigned>(__builtin_ctz(rest));
         pairs[found].pair = static_cast<unsigned>(word * width) / 2 + place / 2;
@@ -336,7 +336,8 @@ inline void add_pairs(const FfnJob& job, const FfnBuffers& buffers, std::int64_t
   }
 }
 
-/// y += h of one group times its rows of fc2 from the lists alone: work in proportion to what fires.
+/// y += h of one group times its rows of fc2 from the lists alone: work in proportion to what
+/// fires.
 inline void down_by_pairs(const FfnJob& job, const FfnBuffers& buffers, std::int64_t rows,
                           std::int64_t blocks, std::int64_t panels) {
   constexpr std::int64_t group = live_vectors * float_lanes;

@@ -45,7 +45,7 @@ inline Floats multiply(Floats a, Floats b) {
 inline Floats divide(Floats a, Floats b) {
   return _mm256_div_ps(a, b);
 }
-/// a * b + c; the product of two bfloat16 is exact, so that fused or not is the same.
+/// a * b + c, rounded once.
 inline Floats fused(Floats a, Floats b, Floats c) {
   return _mm256_fmadd_ps(a, b, c);
 }
@@ -53,21 +53,26 @@ inline Floats fused(Floats a, Floats b, Floats c) {
 inline Floats larger(Floats a, Floats b) {
   return _mm256_max_ps(a, b);
 }
-/// The value, or the limit where it is smaller; NaN stays NaN.
-inline Floats keep_above(Floats value, Floats limit) {
-  return _mm256_max_ps(limit, value);
+/// x, or -200 where it is less: floor is then finite, 2^floor 0 all the same.
+inline Floats bounded(Floats x) {
+  return _mm256_max_ps(_mm256_set1_ps(-200.0F), x);
 }
-inline Floats round_even(Floats a) {
-  return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+/// `then` where a > limit, `otherwise` elsewhere and where one is NaN.
+inline Floats where_above(Floats a, Floats limit, Floats then, Floats otherwise) {
+  return _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps(a, limit, _CMP_GT_OQ));
 }
-/// a * 2^power, the power whole and from -126 to 127.
-inline Floats times_power(Floats a, Floats power) {
-  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(power), _mm256_set1_epi32(127));
-  return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)));
+/// x - floor(x), 0 for -infinity; NaN stays NaN.
+inline Floats above_floor(Floats x) {
+  return _mm256_sub_ps(bounded(x), _mm256_floor_ps(bounded(x)));
 }
-/// 0 where x < limit.
-inline Floats zero_below(Floats a, Floats x, Floats limit) {
-  return _mm256_and_ps(a, _mm256_cmp_ps(x, limit, _CMP_NLT_UQ));
+/// a * 2^floor(x) for a from 1 to 2, and 0 below 2^-126.
+inline Floats times_two_to(Floats a, Floats x) {
+  const Floats power = _mm256_floor_ps(bounded(x));
+  const Floats least = _mm256_set1_ps(-126.0F);
+  const __m256i whole = _mm256_cvtps_epi32(_mm256_max_ps(power, least));
+  const __m256i biased = _mm256_slli_epi32(_mm256_add_epi32(whole, _mm256_set1_epi32(127)), 23);
+  return _mm256_and_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(biased)),
+                       _mm256_cmp_ps(power, least, _CMP_NLT_UQ));
 }
 /// To the nearest bfloat16, ties to even, as f32.
 inline Floats round_bfloat16(Floats a) {
@@ -101,17 +106,20 @@ inline std::uint32_t not_finite(Floats a) {
       _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(a), infinity), infinity);
   return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(odd)));
 }
-inline float largest_lane(Floats a) {
-  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+/// Pairs (first, second) of bfloat16, rounded: what a right side of products is made of.
+inline void store_pairs(std::uint16_t* values, Floats first, Floats second) {
+  const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(round_bfloat16(first)), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(values),
+                      _mm256_or_si256(low, _mm256_castps_si256(round_bfloat16(second))));
 }
-/// Sum of 16 lanes: the halves added, then the halves of that, to one.
-inline float tree_sum(const float* lanes) {
-  const __m256 eight = _mm256_add_ps(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8));
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+/// to[column][row] = from[row][column], 16 by 16 words.
+inline void transpose(const std::uint32_t* from, std::int64_t from_stride, std::uint32_t* to,
+                      std::int64_t to_stride) {
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < 16; ++column) {
+      to[column * to_stride + row] = from[row * from_stride + column];
+    }
+  }
 }
 
 }  // namespace

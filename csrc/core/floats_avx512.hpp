@@ -45,7 +45,7 @@ inline Floats multiply(Floats a, Floats b) {
 inline Floats divide(Floats a, Floats b) {
   return _mm512_div_ps(a, b);
 }
-/// a * b + c; the product of two bfloat16 is exact, so that fused or not is the same.
+/// a * b + c, rounded once.
 inline Floats fused(Floats a, Floats b, Floats c) {
   return _mm512_fmadd_ps(a, b, c);
 }
@@ -53,21 +53,17 @@ inline Floats fused(Floats a, Floats b, Floats c) {
 inline Floats larger(Floats a, Floats b) {
   return _mm512_max_ps(a, b);
 }
-/// The value, or the limit where it is smaller; NaN stays NaN.
-inline Floats keep_above(Floats value, Floats limit) {
-  return _mm512_max_ps(limit, value);
+/// `then` where a > limit, `otherwise` elsewhere and where one is NaN.
+inline Floats where_above(Floats a, Floats limit, Floats then, Floats otherwise) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, limit, _CMP_GT_OQ), otherwise, then);
 }
-inline Floats round_even(Floats a) {
-  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+/// x - floor(x), 0 for -infinity; NaN stays NaN.
+inline Floats above_floor(Floats x) {
+  return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 }
-/// a * 2^power, the power whole and from -126 to 127.
-inline Floats times_power(Floats a, Floats power) {
-  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(power), _mm512_set1_epi32(127));
-  return _mm512_mul_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23)));
-}
-/// 0 where x < limit.
-inline Floats zero_below(Floats a, Floats x, Floats limit) {
-  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), a);
+/// a * 2^floor(x) for a from 1 to 2, and 0 below 2^-126.
+inline Floats times_two_to(Floats a, Floats x) {
+  return _mm512_scalef_ps(a, x);
 }
 /// To the nearest bfloat16, ties to even, as f32.
 inline Floats round_bfloat16(Floats a) {
@@ -109,16 +105,48 @@ inline std::uint32_t not_finite(Floats a) {
   const __m512i infinity = _mm512_set1_epi32(0x7F800000);
   return _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(a), infinity), infinity);
 }
-inline float largest_lane(Floats a) {
-  return _mm512_reduce_max_ps(a);
+/// Pairs (first, second) of bfloat16, rounded: what a right side of products is made of.
+inline void store_pairs(std::uint16_t* values, Floats first, Floats second) {
+#ifdef __AVX512BF16__
+  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  _mm512_storeu_si512(values, _mm512_permutexvar_epi16(order, halves));
+#else
+  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(round_bfloat16(first)), 16);
+  _mm512_storeu_si512(values, _mm512_or_si512(low, _mm512_castps_si512(round_bfloat16(second))));
+#endif
 }
-/// Sum of 16 lanes: the halves added, then the halves of that, to one.
-inline float tree_sum(const float* lanes) {
-  const __m512 all = _mm512_loadu_ps(lanes);
-  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+/// to[column][row] = from[row][column], 16 by 16 words.
+inline void transpose(const std::uint32_t* from, std::int64_t from_stride, std::uint32_t* to,
+                      std::int64_t to_stride) {
+  __m512i a[16];
+  __m512i b[16];
+  for (int i = 0; i < 16; ++i) {
+    a[i] = _mm512_loadu_si512(from + i * from_stride);
+  }
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+    a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+    a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+    a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
+    b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xDD);
+    b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
+    b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xDD);
+  }
+  for (int i = 0; i < 4; ++i) {
+    _mm512_storeu_si512(to + i * to_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
+    _mm512_storeu_si512(to + (i + 8) * to_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xDD));
+    _mm512_storeu_si512(to + (i + 4) * to_stride, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
+    _mm512_storeu_si512(to + (i + 12) * to_stride, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xDD));
+  }
 }
 
 }  // namespace

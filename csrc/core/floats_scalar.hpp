@@ -51,28 +51,40 @@ inline Floats multiply(Floats a, Floats b) {
 inline Floats divide(Floats a, Floats b) {
   return a / b;
 }
-/// a * b + c; the product of two bfloat16 is exact, so that fused or not is the same.
+/// a * b + c, rounded once.
 inline Floats fused(Floats a, Floats b, Floats c) {
+  return __builtin_fmaf(a, b, c);
+}
+/// The same for two bfloat16, whose product is exact.
+inline Floats fused_exact(Floats a, Floats b, Floats c) {
   return a * b + c;
 }
 /// The larger one; b where a is NaN or both are 0.
 inline Floats larger(Floats a, Floats b) {
   return a > b ? a : b;
 }
-/// The value, or the limit where it is smaller; NaN stays NaN.
-inline Floats keep_above(Floats value, Floats limit) {
-  return value < limit ? limit : value;
+/// x, or -200 where it is less: floor is then finite, 2^floor 0 all the same.
+inline Floats bounded(Floats x) {
+  return x < -200.0F ? -200.0F : x;
 }
-inline Floats round_even(Floats a) {
-  return __builtin_nearbyintf(a);
+/// `then` where a > limit, `otherwise` elsewhere and where one is NaN.
+inline Floats where_above(Floats a, Floats limit, Floats then, Floats otherwise) {
+  return a > limit ? then : otherwise;
 }
-/// a * 2^power, the power whole and from -126 to 127.
-inline Floats times_power(Floats a, Floats power) {
+/// x - floor(x), 0 for -infinity; NaN stays NaN.
+inline Floats above_floor(Floats x) {
+  return bounded(x) - __builtin_floorf(bounded(x));
+}
+/// a * 2^floor(x) for a from 1 to 2, and 0 below 2^-126.
+inline Floats times_two_to(Floats a, Floats x) {
+  const float power = __builtin_floorf(bounded(x));
+  if (power < -126.0F) {
+    return 0.0F;
+  }
+  if (power != power) {
+    return power;
+  }
   return a * bits_float(static_cast<std::uint32_t>(static_cast<int>(power) + 127) << 23);
-}
-/// 0 where x < limit.
-inline Floats zero_below(Floats a, Floats x, Floats limit) {
-  return x < limit ? 0.0F : a;
 }
 /// To the nearest bfloat16, ties to even, as f32.
 inline Floats round_bfloat16(Floats a) {
@@ -101,19 +113,18 @@ inline std::uint32_t positive(Floats a) {
 inline std::uint32_t not_finite(Floats a) {
   return (float_bits(a) & 0x7F800000) == 0x7F800000 ? 1 : 0;
 }
-inline float largest_lane(Floats a) {
-  return a;
+/// A pair (first, second) of bfloat16, rounded: what a right side of products is made of.
+inline void store_pairs(std::uint16_t* values, Floats first, Floats second) {
+  store_bfloat16(values, first, second);
 }
-/// Sum of 16 lanes: the halves added, then the halves of that, to one.
-inline float tree_sum(const float* lanes) {
-  float sums[16];
-  std::memcpy(sums, lanes, sizeof sums);
-  for (int half = 8; half > 0; half /= 2) {
-    for (int lane = 0; lane < half; ++lane) {
-      sums[lane] += sums[lane + half];
+/// to[column][row] = from[row][column], 16 by 16 words.
+inline void transpose(const std::uint32_t* from, std::int64_t from_stride, std::uint32_t* to,
+                      std::int64_t to_stride) {
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < 16; ++column) {
+      to[column * to_stride + row] = from[row * from_stride + column];
     }
   }
-  return sums[0];
 }
 
 }  // namespace

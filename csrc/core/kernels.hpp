@@ -113,11 +113,15 @@ struct FfnSpace {
 };
 
 struct AttentionJob {
-  static constexpr std::int64_t block = 64;  // queries and keys of one step
+  static constexpr std::int64_t keys = 128;  // of one step
+  static constexpr float growth = 8.0F;      // of the maximum, from which on it is followed
+  // 2^r = 1 + ..., for r from 0 to 1: least maximum of the relative error, 3e-6.
+  static constexpr float coefficients[] = {0.0134266885F, 0.052242465F, 0.24128021F, 0.69304484F,
+                                           1.0F};
   MatrixView<const std::uint16_t> qkv;
   const std::int64_t* starts;
   std::int64_t head_size;
-  float scale;
+  float scale;  // times log2 e: weights are powers of two
   MatrixView<std::uint16_t> out;
 };
 
@@ -127,6 +131,7 @@ struct AttentionJob {
   FfnSpace ffn_space(const FfnJob& job);                                                   \
   Isa ffn(const FfnJob& job, unsigned char* scratch, std::int64_t begin, std::int64_t end, \
           float* z_max, std::int64_t* wrong);                                              \
+  std::size_t attention_space(const AttentionJob& job, std::int64_t length);               \
   Isa attention(const AttentionJob& job, unsigned char* scratch, std::int64_t sequence,    \
                 std::int64_t head);                                                        \
   }
@@ -165,6 +170,7 @@ struct Kernels {
   decltype(&scalar::ffn_epilogue) ffn_epilogue;
   decltype(&scalar::ffn_space) ffn_space;
   decltype(&scalar::ffn) ffn;
+  decltype(&scalar::attention_space) attention_space;
   decltype(&scalar::attention) attention;
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels.hpp"
 #include "live_pairs.inl"
@@ -17,10 +18,6 @@ inline void to_left(Left* left, const std::uint16_t* values, std::int64_t count)
   for (std::int64_t i = 0; i < count; ++i) {
     left[i] = from_bfloat16(values[i]);
   }
-}
-
-inline void store_left(Left* left, Floats a) {
-  store(left, round_bfloat16(a));
 }
 
 struct Engine {  // nothing to set up
@@ -80,6 +77,30 @@ inline void product(Engine& /*engine*/, const Left* left, std::int64_t left_stri
     rows_by_panel<2>(left + row * left_stride, left_stride, panel, chunks, c + row * c_stride,
                      c_stride);
   }
+}
+
+/// Where the terms from a whole chunk on begin in a block of 32 rows, [32][32 chunks].
+inline Left* left_chunk(Left* block, std::int64_t chunk) {
+  return block + chunk * Panels::chunk;
+}
+
+/// Writes 32 terms, a whole chunk, of one of the 32 rows of a block.
+inline void put_left(Left* block, std::int64_t chunks, std::int64_t row, std::int64_t chunk,
+                     const std::uint16_t* terms) {
+  to_left(block + (row * chunks + chunk) * Panels::chunk, terms, Panels::chunk);
+}
+
+/// c_out [32, 32] = c_in, or zeros, + the first `steps` chunks from `left` on times a panel.
+inline void multiply_rows(Engine& engine, const Left* left, std::int64_t chunks,
+                          const std::uint16_t* panel, std::int64_t steps, const float* c_in,
+                          float* c_out) {
+  constexpr std::int64_t rows = 32;
+  if (c_in == nullptr) {
+    std::memset(c_out, 0, rows * Panels::width * sizeof *c_out);
+  } else if (c_in != c_out) {
+    std::memcpy(c_out, c_in, rows * Panels::width * sizeof *c_out);
+  }
+  product(engine, left, chunks * Panels::chunk, panel, steps, c_out, Panels::width, rows);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Products of bfloat16 by blocks of 32 rows, 32 columns: two tiles by two, so that each operand that
-// is loaded is used twice. Included behind tiles_*.hpp.
+// Products of bfloat16 by blocks of 32 rows, 32 columns: two tiles by two, so that each operand
+// that is loaded is used twice. Included behind tiles_*.hpp.
 
 #pragma once
 
@@ -10,9 +10,9 @@
 namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
-constexpr std::int64_t side = 16;         // rows of a tile
-constexpr std::int64_t block_rows = 32;   // rows of a block of c, and its columns
-constexpr std::int64_t tile_size = 512;   // bfloat16 of a tile: 16 rows, 32 terms
+constexpr std::int64_t side = 16;                   // rows of a tile
+constexpr std::int64_t block_rows = 32;             // rows of a block of c, and its columns
+constexpr std::int64_t tile_size = 512;             // bfloat16 of a tile: 16 rows, 32 terms
 constexpr std::int64_t chunk_size = 2 * tile_size;  // of one step, on either side
 constexpr std::int64_t block_size = block_rows * Panels::width;
 
@@ -72,6 +72,28 @@ inline void multiply_block(Engine& engine, const std::uint16_t* left, const std:
   PYNEURONS_TILE_STORE(engine, 1, c_out + side, c_line);
   PYNEURONS_TILE_STORE(engine, 2, c_out + lower, c_line);
   PYNEURONS_TILE_STORE(engine, 3, c_out + lower + side, c_line);
+}
+
+/// What stands on the left: blocks of 32 rows, [blocks][chunks][2][16][32].
+using Left = std::uint16_t;
+
+/// Where the terms from a whole chunk on begin in a block of `chunks` chunks.
+inline Left* left_chunk(Left* block, std::int64_t chunk) {
+  return block + chunk * chunk_size;
+}
+
+/// Writes 32 terms, a whole chunk, of one of the 32 rows of a block.
+inline void put_left(Left* block, std::int64_t /*chunks*/, std::int64_t row, std::int64_t chunk,
+                     const std::uint16_t* terms) {
+  std::memcpy(left_chunk(block, chunk) + row * Panels::chunk, terms, Panels::chunk * sizeof *terms);
+}
+
+/// c_out [32, 32] = c_in, or zeros, + the first `steps` chunks from `left` on times a panel.
+inline void multiply_rows(Engine& engine, const Left* left, std::int64_t /*chunks*/,
+                          const std::uint16_t* panel, std::int64_t steps, const float* c_in,
+                          float* c_out) {
+  Nothing nothing;
+  multiply_block(engine, left, panel, nullptr, steps, c_in, c_out, panel, 0, nothing);
 }
 
 /// Rows as tiles, [blocks of 32 rows][chunks][2][16][32], zeros behind the last row and term.

@@ -52,8 +52,8 @@ struct Engine {
         const float first = from_bfloat16(factors[2 * pair]);
         const float second = from_bfloat16(factors[2 * pair + 1]);
         for (int column = 0; column < side; ++column) {
-          even[column] = fused(first, from_bfloat16(pairs[column] & 0xFFFFu), even[column]);
-          odd[column] = fused(second, from_bfloat16(pairs[column] >> 16), odd[column]);
+          even[column] = fused_exact(first, from_bfloat16(pairs[column] & 0xFFFFu), even[column]);
+          odd[column] = fused_exact(second, from_bfloat16(pairs[column] >> 16), odd[column]);
         }
       }
       for (int column = 0; column < side; ++column) {

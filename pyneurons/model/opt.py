@@ -381,11 +381,13 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     # In `_Scratch`, kept: q, k, v and the result of all rows, x, one block.
     kept = (padded * 4 + rows + ROWS) * width * item
     if dtype == torch.bfloat16:
-        # In `ops.ffn`, kept: 384 rows of x, h, what they add, and the list of live pairs.
-        kept += 384 * (8 * width + 10 * neurons)
-        # In `ops.attention`, kept: keys and values of one head of one sequence, a block of scores.
+        # In `ops.ffn`, kept: 384 rows of x, h, what they add, and the list of live pairs; by tiles
+        # 512 rows, but h and the list of 768 neurons alone, in whole huge pages.
+        kept += max(384 * (8 * width + 10 * neurons), 512 * 6 * width + _TILES_BUFFER_BYTES)
+        # In `ops.attention`, kept: keys and values of one head of one sequence, which may be
+        # widened to float32, and a block of queries, scores, weights and sums.
         head = -(-width // config.num_attention_heads // WIDTH) * WIDTH
-        kept += 4 * bucket(context) * head + 8 * 64 * (head + 64)
+        kept += 8 * bucket(context) * head + 512 * head + (24 << 10)
         passing = 0
     else:
         # In `_Scratch`, kept: k and v of a group. For a while: its q, k, v and its result, or a
@@ -399,6 +401,7 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     return rows * width * 4 + kept + passing + block + _PRODUCT_BUFFER_BYTES
 
 
+_TILES_BUFFER_BYTES: Final = 6 << 20
 # Scores of 256 x 512 (query, key) pairs in two dtypes, and running sums, in torch's CPU kernel.
 _ATTENTION_BUFFER_BYTES: Final = 2 << 20
 # MKL and oneDNN keep panels of both operands for each thread: 6 MB measured.
