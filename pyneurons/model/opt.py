@@ -377,13 +377,16 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     width, neurons, item = config.hidden_size, config.ffn_dim, dtype.itemsize
     rows = max(MICRO_BATCH_TOKENS, context)
     padded = -(-rows // ROWS) * ROWS + 1
-    group = max(ATTENTION_ROWS, bucket(context))
+    attending = max(ATTENTION_ROWS, bucket(context))
     # In `_Scratch`, kept: q, k, v and the result of all rows, x, one block.
     kept = (padded * 4 + rows + ROWS) * width * item
     if dtype == torch.bfloat16:
         # In `ops.ffn`, kept: 384 rows of x, h, what they add, and the list of live pairs; by tiles
-        # 512 rows, but h and the list of 768 neurons alone, in whole huge pages.
-        kept += max(384 * (8 * width + 10 * neurons), 512 * 6 * width + _TILES_BUFFER_BYTES)
+        # 512 rows, but h and the list of at most 768 neurons (2,048 with 256 rows), and 72 KiB of
+        # sums, in whole huge pages.
+        group = min(neurons, 1024)
+        by_tiles = 512 * (6 * width + 6 * group) + (72 << 10)
+        kept += max(384 * (8 * width + 10 * neurons), -(-by_tiles // _HUGE_PAGE) * _HUGE_PAGE)
         # In `ops.attention`, kept: keys and values of one head of one sequence, which may be
         # widened to float32, and a block of queries, scores, weights and sums.
         head = -(-width // config.num_attention_heads // WIDTH) * WIDTH
@@ -392,8 +395,8 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     else:
         # In `_Scratch`, kept: k and v of a group. For a while: its q, k, v and its result, or a
         # block of `ops.ffn`.
-        kept += group * 2 * width * item
-        attend = group * (4 * width * item + 4 * config.num_attention_heads)
+        kept += attending * 2 * width * item
+        attend = attending * (4 * width * item + 4 * config.num_attention_heads)
         passing = max(ROWS * (neurons + 2 * width) * item, attend + _ATTENTION_BUFFER_BYTES)
     block = ROWS * width * 2 * 4
     # A quarter more for gaps that the allocator leaves between buffers of changing sizes.
@@ -401,7 +404,7 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     return rows * width * 4 + kept + passing + block + _PRODUCT_BUFFER_BYTES
 
 
-_TILES_BUFFER_BYTES: Final = 6 << 20
+_HUGE_PAGE: Final = 2 << 20
 # Scores of 256 x 512 (query, key) pairs in two dtypes, and running sums, in torch's CPU kernel.
 _ATTENTION_BUFFER_BYTES: Final = 2 << 20
 # MKL and oneDNN keep panels of both operands for each thread: 6 MB measured.
