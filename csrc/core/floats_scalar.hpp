@@ -51,9 +51,12 @@ inline Floats multiply(Floats a, Floats b) {
 inline Floats divide(Floats a, Floats b) {
   return a / b;
 }
-/// a * b + c; the product of two bfloat16 is exact, so that fused or not is the same.
+/// a * b + c, rounded once, of a and b from bfloat16: their product has 16 bits, so that what f64
+/// drops of the sum is too far off to change its rounding to f32; and a product below 2^-126
+/// counts.
 inline Floats fused(Floats a, Floats b, Floats c) {
-  return a * b + c;
+  return static_cast<float>(static_cast<double>(a) * static_cast<double>(b) +
+                            static_cast<double>(c));
 }
 /// The larger one; b where a is NaN or both are 0.
 inline Floats larger(Floats a, Floats b) {
