@@ -232,6 +232,17 @@ def test_as_few_parts_as_are_exact(parts):
     assert len(SplitPanels.of(torch.zeros(3, 4)).parts) == 1
 
 
+def test_a_weight_is_split_block_by_block():
+    """1,024 columns at a time; the second block needs more parts than the first."""
+    weight = torch.cat([weight_of(1, 1024, 33).float(), weight_of(3, 40, 33, 2)])
+    split = SplitPanels.of(weight)
+    assert len(split.parts) == 3
+    assert torch.equal(split.weight(), weight)
+    weight[1030, 5] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"weight\[1030, 5\] is nan"):
+        SplitPanels.of(weight)
+
+
 def test_the_largest_weights_have_finite_parts():
     largest = torch.finfo(torch.float32).max
     weight = torch.tensor([[largest, -largest, 3.3961775e38]])

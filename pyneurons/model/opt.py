@@ -391,10 +391,12 @@ def converted_layer_bytes(
         laid_out = dtype == torch.bfloat16 and name in ("fc1.weight", "fc2.weight")
         return dtype.itemsize * (padded(shape) if laid_out else math.prod(shape))
 
-    # While a matrix is split: it, what is left of it and what will be left in float32, a part as it
-    # comes and laid out. q, k and v are one matrix.
-    largest = max(3 * config.hidden_size**2, config.hidden_size * config.ffn_dim)
-    return sum(size(name, shape) for name, shape in shapes.items()) + (16 * largest if parts else 0)
+    total = sum(size(name, shape) for name, shape in shapes.items())
+    if parts:
+        # While a matrix is split (see `SplitPanels.of`); q, k and v are one, in float32.
+        width, neurons = config.hidden_size, config.ffn_dim
+        total += max(2 * width * neurons, (2 + 4) * 3 * width**2) + 24 * 1024 * max(width, neurons)
+    return total
 
 
 def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
