@@ -79,3 +79,11 @@ def attention(
     isa: str,
     threads: int,
 ) -> None: ...
+def linear_split(
+    x: npt.NDArray[np.float32],
+    weight: list[Bits],
+    bias: npt.NDArray[np.float32] | None,
+    out: npt.NDArray[np.float32],
+    isa: str,
+    threads: int,
+) -> None: ...

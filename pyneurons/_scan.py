@@ -29,6 +29,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu")
 DEMO = "demo"
 UNTRAINED = "demo-untrained"
+FLOAT32_ONLY = "torch"  # the backend
 FLIP_SAMPLE = 16_384
 LEAST_LIST_LIMIT = 50  # K of bigrams and trigrams: the default detectors need whole lists
 
@@ -91,8 +92,12 @@ def scan(
     device : {"auto", "cpu"}
     dtype : {"auto", "float32", "bfloat16"}
         Numeric mode; ``"auto"`` is bfloat16 where the processor multiplies it, else float32.
+        float32 multiplies by parts of bfloat16 where the backend has AMX, as exactly as torch and
+        faster; elsewhere, and with the backend ``"torch"``, torch multiplies. The manifest says
+        which (``numeric.float32_products``).
     backend : str
-        Of the ops: ``"auto"`` or a name of `pyneurons.backends.names`.
+        Of the ops: ``"auto"`` or a name of `pyneurons.backends.names`; ``"torch"`` multiplies
+        float32 only.
     threads : int, optional
         Default: the processors this process may use. Results do not depend on it.
     out : path, optional
@@ -153,6 +158,7 @@ def scan(
         raise InputError(message)
     memory_bytes = parse_memory(memory)
     chosen = backends.resolve(None if backend == "auto" else backend)
+    mode = _mode(dtype, chosen.name)
 
     with tempfile.TemporaryDirectory(prefix="pyneurons-") as scratch:
         if model == DEMO:
@@ -194,8 +200,9 @@ def scan(
             settings = Settings(
                 layers=wanted,
                 ngrams=orders,
-                mode=_mode(dtype),
+                mode=mode,
                 backend=chosen.name,
+                float32_products=chosen.float32_products,
                 threads=threads or _env.cpu_count(),
                 memory_bytes=memory_bytes,
                 list_limit=list_limit,
@@ -224,6 +231,7 @@ def scan(
                 },
                 "numeric": {
                     "mode": settings.mode,
+                    "float32_products": settings.float32_products,
                     "residual": "float32",
                     "flips": outcome["flips"],
                 },
@@ -278,7 +286,12 @@ def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     return wanted
 
 
-def _mode(dtype: str) -> str:
+def _mode(dtype: str, backend: str) -> str:
+    if backend == FLOAT32_ONLY:
+        if dtype == "bfloat16":
+            message = f"backend: {backend!r} multiplies float32 only, not dtype {dtype!r}"
+            raise InputError(message)
+        return "float32"
     if dtype != "auto":
         return dtype
     return "bfloat16" if _env.multiplies_bfloat16() else "float32"

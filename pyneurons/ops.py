@@ -8,7 +8,7 @@ Rules that hold for all of them:
 - Matrices may have a row stride larger than a row; the last axis has unit stride.
 - An output may overlap no other argument.
 - Results do not depend on ``threads`` nor, but for the rounding of `ffn` and `attention`, on the
-  backend.
+  backend (`linear`: the same bits on all but ``torch``).
 
 Letters and the layout of a mask: `pyneurons.reference`.
 """
@@ -21,9 +21,11 @@ import numpy as np
 
 from pyneurons import backends
 from pyneurons.errors import DTypeError, ShapeError
-from pyneurons.panels import Panels
+from pyneurons.panels import Panels, SplitPanels
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from pyneurons.reference import Ids, Ints, Ints32, Keys, Order, Words
@@ -382,9 +384,9 @@ def ngram_triggers(
 
 def ffn(
     x: Tensor,
-    fc1_weight: Tensor | Panels,
+    fc1_weight: Tensor | Panels | SplitPanels,
     fc1_bias: Tensor | None,
-    fc2_weight: Tensor | Panels | None,
+    fc2_weight: Tensor | Panels | SplitPanels | None,
     fc2_bias: Tensor | None,
     residual: Tensor,
     mask: Words,
@@ -404,7 +406,8 @@ def ffn(
     x : Tensor, [M, D], float32 or bfloat16
         What fc1 reads; its dtype is the compute dtype. M may be 0.
     fc1_weight : Tensor, [F, D], compute dtype, or Panels of it
-        In bfloat16, `Panels` spare laying out the weight in every call.
+        In bfloat16, `Panels` spare laying out the weight in every call; in float32, `SplitPanels`
+        are multiplied as `linear` does.
     fc1_bias : Tensor, [F], compute dtype, or None
     fc2_weight : Tensor, [D_out, F], compute dtype, or Panels of it, or None
         None leaves ``residual`` alone.
@@ -481,8 +484,7 @@ def ffn(
         raise ShapeError(message)
     outputs = {"residual": residual.numpy(), "mask": mask, "z_max": z_max.numpy()}
     memory = {
-        name: _bytes(value.data if isinstance(value, Panels) else value)
-        for name, value in inputs.items()
+        label: array for name, value in inputs.items() for label, array in _memory(name, value)
     }
     _no_overlap(op, outputs, memory)
     chosen = backends.resolve(backend)
@@ -554,6 +556,73 @@ def attention(
     _no_overlap(op, {"out": _bytes(out)}, {"qkv": _bytes(qkv), "starts": starts})
     chosen = backends.resolve(backend)
     chosen.attention(qkv, starts, heads, out, threads=_threads(op, threads))
+
+
+def linear(
+    x: Tensor,
+    weight: SplitPanels,
+    bias: Tensor | None,
+    out: Tensor,
+    *,
+    backend: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Multiply float32 matrices by way of bfloat16: ``out = x @ weight.T + bias``.
+
+    Parameters
+    ----------
+    x : Tensor, [M, K], float32
+        M may be 0.
+    weight : SplitPanels of [N, K]
+    bias : Tensor, [N], float32, or None
+    out : Tensor, [M, N], float32
+        Overwritten.
+    backend : str, optional
+        A name from `pyneurons.backends.available`.
+    threads : int
+        How many threads share the rows.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendUnavailable
+        Before any element of ``out`` changes.
+
+    Notes
+    -----
+    ``x`` is taken as three bfloat16, which hold it exactly, the weight as one to three. Of their
+    products those are added that float32 could tell from 0: 3, 5 or 6. The order of sums is fixed
+    (`pyneurons.reference.linear`) and its own: 256 terms at a time, small products first, then in
+    ascending order. Root mean square errors against float64 are .2 to .4 of those of torch's
+    float32 for K from 768 to 8,192, and .6 to .9 of them where 1 in 20 elements of x is not 0.
+
+    The same bits on every backend but ``torch``; a row depends on itself alone. A NaN or infinity
+    of x makes its row not finite. Denormals are 0, also where they are parts of an element or sums:
+    an element of x below 2**-103, and one of the weight, may lose up to 2**-126, and so may each
+    step of a sum. Against that stands what float32 itself may lose, 2**-24 of the largest product:
+    results above 1e-30 are as exact as elsewhere.
+
+    Cost: 2 M K N operations for each of the 3, 5 or 6 products.
+    """
+    import torch
+
+    op = "linear"
+    _tensor(op, "x", x, 2, torch.float32)
+    _split(op, "weight", weight)
+    _tensor(op, "out", out, 2, torch.float32)
+    columns, terms = weight.shape
+    if columns < 1 or terms < 1:
+        message = f"{op}: weight has shape {_shape(weight)}, expected no empty axis"
+        raise ShapeError(message)
+    _same(op, "weight", weight, (None, x.shape[1]), "K of x")
+    _same(op, "out", out, (x.shape[0], columns), "M of x, N of weight")
+    inputs = {"x": x.numpy(), **dict(_memory("weight", weight))}
+    if bias is not None:
+        _tensor(op, "bias", bias, 1, torch.float32)
+        _same(op, "bias", bias, (columns,), "N of weight")
+        inputs["bias"] = bias.numpy()
+    _no_overlap(op, {"out": out.numpy()}, inputs)
+    chosen = backends.resolve(backend)
+    chosen.linear(x, weight, bias, out, threads=_threads(op, threads))
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -643,9 +712,25 @@ def _tensor(op: str, name: str, value: Any, axes: int, *dtypes: Any) -> None:
 def _weight(op: str, name: str, value: Any, dtype: Any) -> None:
     import torch
 
-    if isinstance(value, Panels) and dtype == torch.bfloat16:
+    laid_out = {torch.bfloat16: Panels, torch.float32: SplitPanels}
+    if isinstance(value, laid_out[dtype]):
         return
     _tensor(op, name, value, 2, dtype)
+
+
+def _split(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, SplitPanels):
+        message = f"{op}: {name} is a {type(value).__name__}, expected SplitPanels"
+        raise DTypeError(message)
+
+
+def _memory(name: str, value: Tensor | Panels | SplitPanels) -> Iterator[tuple[str, Any]]:
+    """Yield the arrays that a tensor or a weight that is laid out consists of, each with a name."""
+    if isinstance(value, SplitPanels):
+        for number, part in enumerate(value.parts, start=1):
+            yield f"part {number} of {name}", _bytes(part.data)
+    else:
+        yield name, _bytes(value.data if isinstance(value, Panels) else value)
 
 
 def _bytes(tensor: Tensor) -> Any:

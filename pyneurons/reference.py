@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyneurons.errors import IntegrityError, NonFiniteError
-from pyneurons.panels import Panels
+from pyneurons.panels import Panels, SplitPanels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,9 +238,9 @@ def contradicting_offsets(neuron: int, found: int, offsets: Ints) -> str:
 
 def ffn(
     x: Tensor,
-    fc1_weight: Tensor | Panels,
+    fc1_weight: Tensor | Panels | SplitPanels,
     fc1_bias: Tensor | None,
-    fc2_weight: Tensor | Panels | None,
+    fc2_weight: Tensor | Panels | SplitPanels | None,
     fc2_bias: Tensor | None,
     residual: Tensor,
     mask: Words,
@@ -254,8 +254,8 @@ def ffn(
     """
     import torch
 
-    def linear(rows: Tensor, weight: Tensor | Panels, bias: Tensor | None) -> Tensor:
-        matrix = weight.weight() if isinstance(weight, Panels) else weight
+    def linear(rows: Tensor, weight: Tensor | Panels | SplitPanels, bias: Tensor | None) -> Tensor:
+        matrix = weight.weight() if isinstance(weight, Panels | SplitPanels) else weight
         if x.dtype == torch.float32:
             y = rows.double() @ matrix.double().T
             return (y if bias is None else y + bias.double()).float()
@@ -324,6 +324,65 @@ def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor, sums: Sums | N
                 o[seen] = sums(rounded, values, o[seen] * shrink[:, None])
             result = torch.from_numpy(o / total[:, None]).bfloat16()
             out[first:last, head * size : (head + 1) * size] = result
+
+
+SMALL_PRODUCTS: Final = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2))
+"""Parts of x and of the weight whose products come before that of the largest two, in this order."""
+
+
+def linear(x: Tensor, weight: SplitPanels, bias: Tensor | None, out: Tensor) -> None:
+    """Write ``x @ weight.T + bias`` by products of bfloat16 parts; see `pyneurons.ops`."""
+    import torch
+
+    left = split(x.numpy())
+    right = [part.weight().float().numpy().T for part in weight.parts]
+    small = [(i, j) for i, j in SMALL_PRODUCTS if j < len(right)]
+    total = np.zeros((len(x), weight.shape[0]), dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, x.shape[1], 256):
+            chunks = [
+                slice(first, min(first + 32, x.shape[1]))
+                for first in range(start, min(start + 256, x.shape[1]), 32)
+            ]
+            block = np.zeros_like(total)
+            for products in (small, [(0, 0)]):
+                for chunk in chunks:
+                    for i, j in products:
+                        block = flushed_paired_sum(left[i][:, chunk], right[j][chunk], block)
+            total = flush(total + block)
+        added = np.zeros(weight.shape[0], np.float32) if bias is None else flush(bias.numpy())
+        out.copy_(torch.from_numpy(flush(total + added)))
+
+
+def split(x: Floats) -> list[Floats]:
+    """Return x as the sum of three, each the 16 leading bits of what is left; denormals are 0."""
+    parts = []
+    rest = flush(x)
+    for _ in range(3):
+        part = (rest.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+        parts.append(part)
+        with np.errstate(invalid="ignore"):
+            rest = flush(rest - part)
+    return parts
+
+
+def flush(x: Floats) -> Floats:
+    """Return x with zeros for its denormals."""
+    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
+
+
+def flushed_paired_sum(a: Floats, b: Floats, c: Floats) -> Floats:
+    """Return c + a @ b as `paired_sum` for at most 32 terms, denormals flushed at every step.
+
+    Of fused multiply-adds: the sum of a product of two bfloat16 and a float32 is rounded to float64
+    first, which changes the result of the rounding to float32 in no case.
+    """
+    even, odd = (np.zeros_like(c) for _ in range(2))
+    for term in range(a.shape[1]):
+        chain = odd if term % 2 else even
+        factors = flush(a[:, term, None]).astype(np.float64) * flush(b[term])
+        chain[:] = flush((factors + chain).astype(np.float32))
+    return flush(c + flush(even + odd))
 
 
 def paired_sum(a: Floats, b: Floats, c: Floats) -> Floats:

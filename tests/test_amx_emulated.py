@@ -24,7 +24,7 @@ TESTS = Path(__file__).parent
 )
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler for the emulator")
 def test_the_kernels_for_amx_give_the_reference_s_bits(tmp_path: Path) -> None:
-    """All tests of ffn and attention, on the machine code that an AMX processor would run."""
+    """All tests of the products, on the machine code that an AMX processor would run."""
     library = tmp_path / "amx_emulator.so"
     source = TESTS / "helpers" / "amx_emulator.c"
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-mfma", "-ffp-contract=off"]
@@ -34,7 +34,7 @@ def test_the_kernels_for_amx_give_the_reference_s_bits(tmp_path: Path) -> None:
         "PYNEURONS_ASSUME_AMX": "1",
         "PYNEURONS_REQUIRE_BACKENDS": "cpp:amx",
     }
-    tests = [str(TESTS / f"test_{op}.py") for op in ("ffn", "attention")]
+    tests = [str(TESTS / f"test_{op}.py") for op in ("ffn", "attention", "linear")]
     # faulthandler would take the signal for itself.
     options = ["-q", "-p", "no:faulthandler", "-p", "no:cacheprovider", "-k", "cpp and amx"]
     run = subprocess.run(

@@ -14,6 +14,7 @@ import torch
 
 import inputs
 from pyneurons import _core, backends, ops, reference
+from pyneurons.panels import SplitPanels
 
 REPOSITORY = Path(__file__).parents[1]
 CORE = REPOSITORY / "csrc" / "core"
@@ -27,10 +28,12 @@ OPS = (
     "ffn_epilogue",
     "ffn",
     "attention",
+    "linear_split",
 )
 PRODUCTS = (
     "ffn",
     "attention",
+    "linear_split",
 )  # of bfloat16: what avx512bf16 and amx have kernels of their own for
 
 
@@ -63,6 +66,8 @@ def run_every_op(backend):
         ops.ffn(x, weight, None, None, None, residual, mask[None], z_max, backend=backend)
     qkv, out = (torch.zeros(8, width, dtype=torch.bfloat16) for width in (12, 4))
     ops.attention(qkv, everything, 2, out, backend=backend)
+    split = SplitPanels.of(torch.ones(40, 4))
+    ops.linear(torch.ones(8, 4), split, None, torch.zeros(8, 40), backend=backend)
 
 
 def test_the_forced_instruction_set_is_the_one_that_ran(cpp_backend):

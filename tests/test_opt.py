@@ -14,7 +14,7 @@ from pyneurons import ops
 from pyneurons.errors import DTypeError, NonFiniteError, ShapeError
 from pyneurons.model import opt
 from pyneurons.model.checkpoint import Checkpoint, read_config
-from pyneurons.panels import Panels
+from pyneurons.panels import Panels, SplitPanels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -503,6 +503,75 @@ def test_weights_in_the_compute_dtype_are_not_copied(tmp_path: Path) -> None:
     weights = opt.convert_layer(raw, checkpoint.config, torch.float32)
     assert weights.fc1_weight is raw["fc1.weight"]
     assert weights.fc2_weight is raw["fc2.weight"]
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_weights_in_parts(tmp_path: Path, stored: torch.dtype) -> None:
+    checkpoints.make(tmp_path, dtype=stored)
+    checkpoint = Checkpoint(tmp_path)
+    raw = checkpoint.read_layer(0)
+    weights = opt.convert_layer(raw, checkpoint.config, torch.float32, split=True)
+    held = 0
+    for name in ("qkv", "out", "fc1", "fc2"):
+        split = getattr(weights, f"{name}_weight")
+        assert isinstance(split, SplitPanels)
+        assert len(split.parts) == opt.SPLIT_PARTS.get(stored, 3)
+        held += sum(part.data.nbytes for part in split.parts)
+    assert torch.equal(weights.fc1_weight.weight(), raw["fc1.weight"].float())
+    assert torch.equal(weights.qkv_weight.weight()[32:64], raw["self_attn.k_proj.weight"].float())
+    held += sum(values.nbytes for values in tensors_of(weights).values())
+    assert held <= opt.converted_layer_bytes(checkpoint.config, torch.float32, stored)
+    assert held > opt.converted_layer_bytes(checkpoint.config, torch.float32) * 0.45
+    raw["fc2.weight"][3, 5] = torch.inf
+    with pytest.raises(NonFiniteError, match=r"fc2.weight\[3, 5\] is inf"):
+        opt.convert_layer(raw, checkpoint.config, torch.float32, split=True)
+    other = opt.convert_layer(
+        checkpoint.read_layer(0), checkpoint.config, torch.bfloat16, split=True
+    )
+    assert isinstance(other.fc1_weight, Panels)
+    assert isinstance(other.out_weight, torch.Tensor)
+
+
+def test_layers_in_parts_are_as_near_to_float64_as_torch(tmp_path: Path) -> None:
+    """Whole layers, errors of the residual stream against transformers in float64."""
+    model = checkpoints.make(tmp_path, "pre", dtype=torch.float16).double()
+    checkpoint = Checkpoint(tmp_path)
+    ids = sequences([31, 64, 7], seed=5)
+    outputs: list[torch.Tensor] = []
+    model.model.decoder.layers[-1].register_forward_hook(
+        lambda _m, _a, out: outputs.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.inference_mode():
+        for sequence in ids:
+            model.model(input_ids=torch.tensor([sequence]), use_cache=False)
+    exact = torch.cat([out.reshape(-1, out.shape[-1]) for out in outputs])
+    split = [
+        opt.convert_layer(checkpoint.read_layer(i), checkpoint.config, torch.float32, split=True)
+        for i in range(checkpoint.config.num_hidden_layers)
+    ]
+    ours, torchs = (
+        (forward(checkpoint, ids, torch.float32, weights).hidden[-1].double() - exact)
+        .square()
+        .mean()
+        .sqrt()
+        for weights in (split, None)
+    )
+    assert 0 < ours <= 1.1 * torchs
+
+
+def test_rows_in_parts_depend_on_their_own_sequence_alone(tmp_path: Path) -> None:
+    checkpoints.make(tmp_path, dtype=torch.float16)
+    checkpoint = Checkpoint(tmp_path)
+    weights = [
+        opt.convert_layer(checkpoint.read_layer(0), checkpoint.config, torch.float32, split=True)
+    ]
+    ids = sequences([40, 3, 63])
+    together = forward(checkpoint, ids, torch.float32, weights)
+    start = 0
+    for sequence in ids:
+        alone = forward(checkpoint, [sequence], torch.float32, weights)
+        assert torch.equal(together.hidden[0][start : start + len(sequence)], alone.hidden[0])
+        start += len(sequence)
 
 
 def test_weights_of_the_ffn_are_laid_out_once(tmp_path: Path) -> None:

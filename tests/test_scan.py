@@ -10,6 +10,7 @@ import pytest
 
 import checkpoints
 import pyneurons
+from pyneurons import _core
 from pyneurons.errors import BackendUnavailable, InputError, IntegrityError
 
 if TYPE_CHECKING:
@@ -207,6 +208,26 @@ def test_bad_arguments(checkpoint: Path, options: dict[str, Any], message: str) 
 def test_a_backend_asked_for_by_name_is_not_replaced(checkpoint: Path) -> None:
     with pytest.raises(BackendUnavailable, match="abacus"):
         pyneurons.scan(checkpoint, documents(), backend="abacus", progress=False)
+
+
+def test_the_manifest_says_how_float32_is_multiplied(checkpoint: Path) -> None:
+    options: dict[str, Any] = {"context": 24, "progress": False, "keep_bits": True}
+    for backend in ("auto", "torch", "reference", "cpp:scalar"):
+        made = pyneurons.scan(
+            checkpoint, documents(4, 30), backend=backend, dtype="float32", **options
+        )
+        on_amx = backend == "auto" and _core.detect() == "amx"
+        assert made.manifest["numeric"]["mode"] == "float32"
+        assert made.manifest["numeric"]["float32_products"] == ("split" if on_amx else "torch")
+
+
+def test_torch_as_a_backend_means_float32(checkpoint: Path) -> None:
+    options: dict[str, Any] = {"context": 24, "progress": False, "backend": "torch"}
+    made = pyneurons.scan(checkpoint, documents(4, 30), **options)
+    assert made.manifest["numeric"]["mode"] == "float32"
+    assert made.manifest["environment"]["backend"] == "torch"
+    with pytest.raises(InputError, match="'torch' multiplies float32 only"):
+        pyneurons.scan(checkpoint, documents(4, 30), dtype="bfloat16", **options)
 
 
 def test_out_is_not_overwritten(run: pyneurons.Scan, checkpoint: Path, tmp_path: Path) -> None:

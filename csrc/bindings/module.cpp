@@ -14,6 +14,7 @@
 #include "pyneurons/ffn.hpp"
 #include "pyneurons/ffn_epilogue.hpp"
 #include "pyneurons/firing_rows.hpp"
+#include "pyneurons/linear.hpp"
 #include "pyneurons/ngram_coverage.hpp"
 #include "pyneurons/ngram_keys.hpp"
 #include "pyneurons/ngram_triggers.hpp"
@@ -299,6 +300,32 @@ void py_attention(const py::array& qkv_, const py::array& starts_, std::int64_t 
   attention(qkv, starts, sequences, heads, out, isa, threads);
 }
 
+void py_linear_split(const py::array& x_, const std::vector<py::array>& weight_,
+                     const std::optional<py::array>& bias_, const py::array& out_,
+                     const std::string& isa_, int threads) {
+  constexpr const char* op = "linear_split";
+  const auto x = arrays::matrix<const float>(op, "x", x_);
+  const auto out = arrays::matrix<float>(op, "out", out_);
+  if (out.rows != x.rows) {
+    arrays::refuse(arrays::where(op, "out"),
+                   "has shape " + arrays::shape_of(out_) + ", expected as many rows as x has");
+  }
+  SplitPanels weight{};
+  weight.parts = static_cast<int>(weight_.size());
+  if (weight.parts < 1 || weight.parts > SplitPanels::most) {
+    arrays::refuse(arrays::where(op, "weight"), "has no part or too many");
+  }
+  for (int part = 0; part < weight.parts; ++part) {
+    weight.part[part] =
+        panels_in(op, "weight", weight_[static_cast<std::size_t>(part)], out.cols, x.cols);
+  }
+  const auto* bias = bias_ ? arrays::vector<const float>(op, "bias", *bias_, out.cols) : nullptr;
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  const py::gil_scoped_release release;
+  linear_split(x, weight, bias, out, isa, threads);
+}
+
 std::vector<std::string> isas() {
   std::vector<std::string> names;
   for (const Isa isa : all_isas) {
@@ -374,4 +401,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         "row * F + neuron of the first pre-activation that is not finite, or -1.");
   m.def("attention", &py_attention, py::arg("qkv").noconvert(), py::arg("starts").noconvert(),
         py::arg("heads"), py::arg("out").noconvert(), py::arg("isa"), py::arg("threads"));
+  m.def("linear_split", &py_linear_split, py::arg("x").noconvert(), py::arg("weight"),
+        py::arg("bias").noconvert().none(true), py::arg("out").noconvert(), py::arg("isa"),
+        py::arg("threads"));
 }

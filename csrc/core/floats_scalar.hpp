@@ -55,9 +55,12 @@ inline Floats divide(Floats a, Floats b) {
 inline Floats fused(Floats a, Floats b, Floats c) {
   return __builtin_fmaf(a, b, c);
 }
-/// The same for two bfloat16, whose product is exact.
+/// The same for a and b from bfloat16, without a call: their product has 16 bits, so that what f64
+/// drops of the sum is too far off to change its rounding to f32; and a product below 2^-126
+/// counts.
 inline Floats fused_exact(Floats a, Floats b, Floats c) {
-  return a * b + c;
+  return static_cast<float>(static_cast<double>(a) * static_cast<double>(b) +
+                            static_cast<double>(c));
 }
 /// The larger one; b where a is NaN or both are 0.
 inline Floats larger(Floats a, Floats b) {

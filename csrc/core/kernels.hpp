@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "pyneurons/isa.hpp"
+#include "pyneurons/linear.hpp"
 #include "pyneurons/matrix_view.hpp"
 #include "pyneurons/panels.hpp"
 #include "pyneurons/strip_mask.hpp"
@@ -125,6 +126,17 @@ struct AttentionJob {
   MatrixView<std::uint16_t> out;
 };
 
+struct LinearSplitJob {
+  // Rows whose parts stay in L2, 576 KiB for 768 terms, while the panels of the weight pass.
+  static constexpr std::int64_t block = 128;
+  static constexpr std::int64_t sum_chunks = 8;      // 256 terms are added on their own
+  static constexpr std::int64_t packed_chunks = 24;  // terms that are packed at a time
+  MatrixView<const float> x;
+  SplitPanels weight;
+  const float* bias;  // padded with zeros to whole panels
+  MatrixView<float> out;
+};
+
 /// Products of bfloat16 depend on the order of their sums: what computes them.
 #define PYNEURONS_DECLARE_PRODUCTS(isa)                                                    \
   namespace isa {                                                                          \
@@ -134,6 +146,8 @@ struct AttentionJob {
   std::size_t attention_space(const AttentionJob& job, std::int64_t length);               \
   Isa attention(const AttentionJob& job, unsigned char* scratch, std::int64_t sequence,    \
                 std::int64_t head);                                                        \
+  Isa linear_split(const LinearSplitJob& job, unsigned char* scratch, std::int64_t begin,  \
+                   std::int64_t end);                                                      \
   }
 
 #define PYNEURONS_DECLARE_KERNELS(isa)                                               \
@@ -172,6 +186,7 @@ struct Kernels {
   decltype(&scalar::ffn) ffn;
   decltype(&scalar::attention_space) attention_space;
   decltype(&scalar::attention) attention;
+  decltype(&scalar::linear_split) linear_split;
 };
 
 }  // namespace pyneurons

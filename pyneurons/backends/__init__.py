@@ -23,6 +23,8 @@ class Backend:
     """The ops of one backend, all with the arguments of `pyneurons.ops`, checked, and `threads`.
 
     ``isa`` names the instruction set that runs, or None where that has no meaning.
+    ``float32_products`` says how a float32 scan multiplies matrices: ``"torch"``, or ``"split"``, by
+    parts of bfloat16 (`linear`), where that is the faster one.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Backend:
     ngram_triggers: Op
     ffn: Op
     attention: Op
+    linear: Op
+    float32_products: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ REGISTRY: Final = (
     Entry("cpp:avx512", "pyneurons.backends.cpp", "C++ with AVX-512 F, BW, DQ and VL"),
     Entry("cpp:avx512bf16", "pyneurons.backends.cpp", "C++ with AVX512-BF16 as well"),
     Entry("cpp:amx", "pyneurons.backends.cpp", "C++ with AVX-512 and the tiles of AMX"),
+    Entry("torch", "pyneurons.backends.torch", "float32 products by torch, the rest as cpp"),
 )
 
 DEFAULT: Final = "cpp"

@@ -1,6 +1,7 @@
 """The C++ kernels as backends: one per instruction set, and the best of them as ``cpp``.
 
-Products of bfloat16 are ours. Those of float32 are torch's; the pass over their result is ours.
+Products of bfloat16 are ours, and of float32 weights that come as `SplitPanels`. Those of other
+float32 weights are torch's; the pass over their result is ours.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from pyneurons import _core
 from pyneurons.backends import Backend
 from pyneurons.errors import BackendUnavailable, IntegrityError, NonFiniteError
-from pyneurons.panels import Panels
+from pyneurons.panels import Panels, SplitPanels
 from pyneurons.reference import (
     Ids,
     Ints,
@@ -60,6 +61,8 @@ def load(name: str) -> Backend:
         ngram_triggers=ops.ngram_triggers,
         ffn=ops.ffn,
         attention=ops.attention,
+        linear=ops.linear,
+        float32_products="split" if isa == "amx" else "torch",
     )
 
 
@@ -129,9 +132,9 @@ class _Ops:
     def ffn(
         self,
         x: Tensor,
-        fc1_weight: Tensor | Panels,
+        fc1_weight: Tensor | Panels | SplitPanels,
         fc1_bias: Tensor | None,
-        fc2_weight: Tensor | Panels | None,
+        fc2_weight: Tensor | Panels | SplitPanels | None,
         fc2_bias: Tensor | None,
         residual: Tensor,
         mask: Words,
@@ -144,9 +147,11 @@ class _Ops:
         if x.dtype == torch.bfloat16:
             wrong = _core.ffn(
                 _bits(x),
-                _bits(_panels(fc1_weight).data),
+                _bits(_panels(cast("Tensor | Panels", fc1_weight)).data),
                 None if fc1_bias is None else _bits(fc1_bias),
-                None if fc2_weight is None else _bits(_panels(fc2_weight).data),
+                None
+                if fc2_weight is None
+                else _bits(_panels(cast("Tensor | Panels", fc2_weight)).data),
                 None if fc2_bias is None else _bits(fc2_bias),
                 residual.numpy(),
                 mask,
@@ -157,7 +162,9 @@ class _Ops:
             if wrong >= 0:
                 raise NonFiniteError(non_finite(*divmod(wrong, fc1_weight.shape[0])))
         else:
-            weights = cast("tuple[Tensor, Tensor | None]", (fc1_weight, fc2_weight))
+            weights = cast(
+                "tuple[Tensor | SplitPanels, Tensor | SplitPanels | None]", (fc1_weight, fc2_weight)
+            )
             self._ffn_float32(
                 x, weights[0], fc1_bias, weights[1], fc2_bias, residual, mask, z_max, threads
             )
@@ -165,9 +172,9 @@ class _Ops:
     def _ffn_float32(
         self,
         x: Tensor,
-        fc1_weight: Tensor,
+        fc1_weight: Tensor | SplitPanels,
         fc1_bias: Tensor | None,
-        fc2_weight: Tensor | None,
+        fc2_weight: Tensor | SplitPanels | None,
         fc2_bias: Tensor | None,
         residual: Tensor,
         mask: Words,
@@ -186,7 +193,7 @@ class _Ops:
                 stop = min(rows, start + FFN_ROWS)
                 block[: stop - start] = x[start:stop]
                 block[stop - start :] = 0
-                _linear(block, fc1_weight, fc1_bias, z)
+                self._map(block, fc1_weight, fc1_bias, z, threads)
                 wrong = _core.ffn_epilogue(
                     z.numpy()[: stop - start],
                     mask[:, start:stop],
@@ -198,13 +205,38 @@ class _Ops:
                     row, neuron = divmod(wrong, neurons)
                     raise NonFiniteError(non_finite(start + row, neuron))
                 if fc2_weight is not None:
-                    _linear(z, fc2_weight, fc2_bias, y)
+                    self._map(z, fc2_weight, fc2_bias, y, threads)
                     residual[start:stop] += y[: stop - start]
 
     def attention(
         self, qkv: Tensor, starts: Ints, heads: int, out: Tensor, *, threads: int
     ) -> None:
         _core.attention(_bits(qkv), starts, heads, _bits(out), self.isa, threads)
+
+    def linear(
+        self, x: Tensor, weight: SplitPanels, bias: Tensor | None, out: Tensor, *, threads: int
+    ) -> None:
+        _core.linear_split(
+            x.numpy(),
+            [_bits(part.data) for part in weight.parts],
+            None if bias is None else bias.numpy(),
+            out.numpy(),
+            self.isa,
+            threads,
+        )
+
+    def _map(
+        self,
+        x: Tensor,
+        weight: Tensor | SplitPanels,
+        bias: Tensor | None,
+        out: Tensor,
+        threads: int,
+    ) -> None:
+        if isinstance(weight, SplitPanels):
+            self.linear(x, weight, bias, out, threads=threads)
+        else:
+            linear(x, weight, bias, out)
 
 
 def _panels(weight: Tensor | Panels) -> Panels:
@@ -219,7 +251,7 @@ def _bits(tensor: Tensor) -> npt.NDArray[np.uint16]:
     return bits
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """``out = x @ weight.T + bias``, the bias inside the float32 sum."""
     import torch
 

@@ -20,6 +20,8 @@ def load(name: str) -> Backend:
         ngram_triggers=_one_thread(reference.ngram_triggers),
         ffn=_one_thread(reference.ffn),
         attention=_one_thread(reference.attention),
+        linear=_one_thread(reference.linear),
+        float32_products="torch",
     )
 
 

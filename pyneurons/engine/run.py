@@ -48,6 +48,7 @@ class Settings:
     ngrams: tuple[int, ...]
     mode: str  # "float32" | "bfloat16"
     backend: str | None
+    float32_products: str  # "torch" | "split": see `pyneurons.backends.Backend`
     threads: int
     memory_bytes: int
     list_limit: int
@@ -110,6 +111,7 @@ class Engine:
         self.progress = progress
         self.clock = Clock()
         self.mode = getattr(torch, settings.mode)
+        self.split = settings.float32_products == "split"
         self.flips: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
@@ -256,10 +258,10 @@ class Engine:
             resident=resident,
             embeddings=embeddings,
             layer=max(self.checkpoint.layer_bytes(i) for i in range(config.num_hidden_layers)),
-            layer_converted=opt.converted_layer_bytes(config, self.mode),
+            layer_converted=self._converted_bytes(self.mode),
             workspace=opt.workspace_bytes(config, corpus.context, self.mode),
             sample_rows=self.sample.corpus.tokens if self.sample else 0,
-            layer_float32=opt.converted_layer_bytes(config, torch.float32),
+            layer_float32=self._converted_bytes(torch.float32),
             index_peak=index_peak,
             index_kept=sum(
                 o.index.order.nbytes + o.index.segments.nbytes + o.index.rank.nbytes
@@ -273,6 +275,12 @@ class Engine:
             ),
         )
         return make_plan(sizes, settings.memory_bytes, residual=settings.residual)
+
+    def _converted_bytes(self, mode: torch.dtype) -> int:
+        split = mode == torch.float32 and self.split
+        return opt.converted_layer_bytes(
+            self.config, mode, split=self.checkpoint.dtype if split else None
+        )
 
     def _stores(self, directory: Path) -> tuple[Residual, Mask]:
         rows = self.corpus.tokens
@@ -306,8 +314,8 @@ class Engine:
             arrays |= bounds(*opt.fc1_and_its_norm(raw, self.config), self.settings.mode)
         float32 = None
         if self.sample is not None:
-            float32 = opt.convert_layer(dict(raw), self.config, torch.float32)
-        weights = opt.convert_layer(raw, self.config, self.mode)
+            float32 = opt.convert_layer(dict(raw), self.config, torch.float32, split=self.split)
+        weights = opt.convert_layer(raw, self.config, self.mode, split=self.split)
         del raw
         stream.prefetch(layer + 1)
 

@@ -4,6 +4,8 @@ torch's products give a row other bits when the number of rows changes, and atte
 sequence is padded to another length. So the shape of every product is fixed here:
 
 - linear maps run on blocks of `ROWS` rows that begin on 64 bytes, the last block padded;
+- where a layer is converted with `split`, float32 linear maps are `ops.linear`, whose rows depend on
+  themselves alone, by parts of bfloat16;
 - attention and the feed-forward block are our own in bfloat16, their order of sums fixed
   (`ops.attention`, `ops.ffn`); in float32 attention is torch's, on sequences padded to `bucket` of
   their own length, in copies laid out by head.
@@ -31,7 +33,7 @@ from torch.nn import functional
 from pyneurons import ops
 from pyneurons.errors import DTypeError, ShapeError
 from pyneurons.model.config import NORM_EPSILON, POSITION_OFFSET, OptConfig
-from pyneurons.panels import WIDTH, Panels
+from pyneurons.panels import WIDTH, Panels, SplitPanels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +53,9 @@ ATTENTION_ROWS: Final = 2048
 """Padded rows that attend in one call; without influence on results."""
 
 COMPUTE_DTYPES: Final = (torch.float32, torch.bfloat16)
+
+SPLIT_PARTS: Final = {torch.bfloat16: 1, torch.float16: 2}
+"""Parts of bfloat16 that hold a weight of that dtype; others may need `SplitPanels.MOST`."""
 
 
 def _untimed(_stage: str) -> AbstractContextManager[None]:
@@ -89,19 +94,21 @@ class LayerWeights:
     norm_before: bool
     attention_norm_weight: Tensor | None  # [D] float32: self_attn_layer_norm
     attention_norm_bias: Tensor | None
-    qkv_weight: Tensor  # [3 D, D]: q, k, v
+    qkv_weight: Tensor | SplitPanels  # [3 D, D]: q, k, v
     qkv_bias: Tensor | None
-    out_weight: Tensor  # [D, D]
+    out_weight: Tensor | SplitPanels  # [D, D]
     out_bias: Tensor | None
     ffn_norm_weight: Tensor | None  # [D] float32: final_layer_norm of the layer
     ffn_norm_bias: Tensor | None
-    fc1_weight: Tensor | Panels  # [F, D]; laid out as panels in bfloat16
+    fc1_weight: Tensor | Panels | SplitPanels  # [F, D]; laid out as panels in bfloat16
     fc1_bias: Tensor | None
-    fc2_weight: Tensor | Panels  # [D, F]
+    fc2_weight: Tensor | Panels | SplitPanels  # [D, F]
     fc2_bias: Tensor | None
 
 
-def convert_layer(raw: Mapping[str, Tensor], config: OptConfig, dtype: torch.dtype) -> LayerWeights:
+def convert_layer(
+    raw: Mapping[str, Tensor], config: OptConfig, dtype: torch.dtype, *, split: bool = False
+) -> LayerWeights:
     """Return the weights of a layer in the compute dtype.
 
     Parameters
@@ -112,11 +119,13 @@ def convert_layer(raw: Mapping[str, Tensor], config: OptConfig, dtype: torch.dty
     config : OptConfig
     dtype : torch.dtype
         float32 or bfloat16.
+    split : bool
+        Whether float32 matrices become `SplitPanels`, for products by parts of bfloat16.
 
     Raises
     ------
     NonFiniteError
-        In bfloat16, for a NaN or infinity in a weight of the feed-forward block.
+        For a NaN or infinity in a matrix: in bfloat16 one of the feed-forward block, split any.
 
     Notes
     -----
@@ -130,9 +139,14 @@ def convert_layer(raw: Mapping[str, Tensor], config: OptConfig, dtype: torch.dty
         values = raw.get(name)
         return None if values is None else values.to(kind)
 
-    def for_ffn(name: str) -> Tensor | Panels:
-        weight = raw[name].to(dtype)
-        return Panels.of(weight, name) if dtype == torch.bfloat16 else weight
+    def matrix(name: str, weight: Tensor) -> Tensor | SplitPanels:
+        split_here = split and dtype == torch.float32
+        return SplitPanels.of(weight, name) if split_here else weight.to(dtype)
+
+    def for_ffn(name: str) -> Tensor | Panels | SplitPanels:
+        if dtype == torch.bfloat16:
+            return Panels.of(raw[name].to(dtype), name)
+        return matrix(name, raw[name])
 
     def stacked(suffix: str, shape: tuple[int, ...]) -> Tensor:
         out = torch.empty(shape, dtype=dtype)
@@ -145,9 +159,9 @@ def convert_layer(raw: Mapping[str, Tensor], config: OptConfig, dtype: torch.dty
         norm_before=config.do_layer_norm_before,
         attention_norm_weight=get("self_attn_layer_norm.weight", torch.float32),
         attention_norm_bias=get("self_attn_layer_norm.bias", torch.float32),
-        qkv_weight=stacked("weight", (3 * hidden, hidden)),
+        qkv_weight=matrix("self_attn.q, k, v", stacked("weight", (3 * hidden, hidden))),
         qkv_bias=stacked("bias", (3 * hidden,)) if config.enable_bias else None,
-        out_weight=raw["self_attn.out_proj.weight"].to(dtype),
+        out_weight=matrix("self_attn.out_proj.weight", raw["self_attn.out_proj.weight"]),
         out_bias=get("self_attn.out_proj.bias"),
         ffn_norm_weight=get("final_layer_norm.weight", torch.float32),
         ffn_norm_bias=get("final_layer_norm.bias", torch.float32),
@@ -239,7 +253,8 @@ def attention(
         Lengths of the sequences, at least 1, m in all.
     weights : LayerWeights
     backend : str, optional
-        Who computes `ops.attention`, that is the bfloat16 mode; float32 runs in torch.
+        Who computes `ops.attention`, that is the bfloat16 mode, and `ops.linear`, that is weights
+        in parts; the rest of float32 runs in torch.
     """
     sizes = _lengths("attention", hidden, lengths)
     rows, width = hidden.shape
@@ -255,7 +270,7 @@ def attention(
         if weights.norm_before:
             part = _norm(part, weights.attention_norm_weight, weights.attention_norm_bias)
         _fill(x, part)
-        _linear(x, weights.qkv_weight, weights.qkv_bias, qkv[start : start + ROWS])
+        _linear(x, weights.qkv_weight, weights.qkv_bias, qkv[start : start + ROWS], backend)
 
     mixed = _scratch.take("mixed", (padded + 1, width), dtype)
     mixed[rows:padded] = 0
@@ -268,7 +283,7 @@ def attention(
 
     for start in range(0, rows, ROWS):
         part = hidden[start : start + ROWS]
-        _linear(mixed[start : start + ROWS], weights.out_weight, weights.out_bias, x)
+        _linear(mixed[start : start + ROWS], weights.out_weight, weights.out_bias, x, backend)
         part.add_(x[: len(part)])
 
 
@@ -354,18 +369,34 @@ def layer_parameter_count(config: OptConfig) -> int:
     return sum(math.prod(shape) for shape in config.layer_shapes().values())
 
 
-def converted_layer_bytes(config: OptConfig, dtype: torch.dtype) -> int:
-    """Return the most bytes of one `LayerWeights` in the compute dtype."""
+def converted_layer_bytes(
+    config: OptConfig, dtype: torch.dtype, split: torch.dtype | None = None
+) -> int:
+    """Return the most bytes of one `LayerWeights` in the compute dtype.
 
-    def padded(name: str, shape: tuple[int, ...]) -> int:
-        if dtype == torch.bfloat16 and name in ("fc1.weight", "fc2.weight"):
-            return math.prod(-(-side // WIDTH) * WIDTH for side in shape)
-        return math.prod(shape)
+    With ``split``, the dtype of the checkpoint: of float32 weights in parts of bfloat16, and of what
+    the largest of them takes while it is split.
+    """
+    shapes = config.layer_shapes()
+    parts = 0 if split is None else SPLIT_PARTS.get(split, SplitPanels.MOST)
 
-    return sum(
-        padded(name, shape) * (4 if "layer_norm" in name else dtype.itemsize)
-        for name, shape in config.layer_shapes().items()
-    )
+    def padded(shape: tuple[int, ...]) -> int:
+        return math.prod(-(-side // WIDTH) * WIDTH for side in shape)
+
+    def size(name: str, shape: tuple[int, ...]) -> int:
+        if "layer_norm" in name:
+            return 4 * math.prod(shape)
+        if parts and len(shape) == 2:
+            return 2 * parts * padded(shape)
+        laid_out = dtype == torch.bfloat16 and name in ("fc1.weight", "fc2.weight")
+        return dtype.itemsize * (padded(shape) if laid_out else math.prod(shape))
+
+    total = sum(size(name, shape) for name, shape in shapes.items())
+    if parts:
+        # While a matrix is split (see `SplitPanels.of`); q, k and v are one, in float32.
+        width, neurons = config.hidden_size, config.ffn_dim
+        total += max(2 * width * neurons, (2 + 4) * 3 * width**2) + 24 * 1024 * max(width, neurons)
+    return total
 
 
 def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
@@ -398,6 +429,8 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
         kept += attending * 2 * width * item
         attend = attending * (4 * width * item + 4 * config.num_attention_heads)
         passing = max(ROWS * (neurons + 2 * width) * item, attend + _ATTENTION_BUFFER_BYTES)
+        # In `ops.linear`, kept: 128 rows of 768 terms in three parts, and their sums.
+        kept += 128 * (6 * 768 + 4 * (max(3 * width, neurons) + WIDTH))
     block = ROWS * width * 2 * 4
     # A quarter more for gaps that the allocator leaves between buffers of changing sizes.
     passing = passing * 5 // 4
@@ -502,9 +535,17 @@ def _fill(block: Tensor, rows: Tensor) -> None:
     block[len(rows) :] = 0
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """Overwrite ``out`` with ``x @ weight.T + bias``, the bias inside the sum."""
-    if bias is None:
+def _linear(
+    x: Tensor,
+    weight: Tensor | SplitPanels,
+    bias: Tensor | None,
+    out: Tensor,
+    backend: str | None = None,
+) -> None:
+    """Overwrite ``out`` with ``x @ weight.T + bias``; in torch the bias inside the sum."""
+    if isinstance(weight, SplitPanels):
+        ops.linear(x, weight, bias, out, backend=backend)
+    elif bias is None:
         torch.mm(x, weight.t(), out=out)
     else:
         torch.addmm(bias, x, weight.t(), out=out)

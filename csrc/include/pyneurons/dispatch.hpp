@@ -17,10 +17,11 @@ enum class Op : int {
   ngram_triggers,
   ffn_epilogue,
   ffn,
-  attention
+  attention,
+  linear_split
 };
 
-inline constexpr int op_count = 8;
+inline constexpr int op_count = 9;
 
 /// The op's name, as in Python.
 const char* op_name(Op op);
