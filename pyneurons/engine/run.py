@@ -193,7 +193,9 @@ class Engine:
         """Return the predicted peak of building the indices; refuse it when it is too much."""
         kept = peak = 0
         for n in self.settings.ngrams:
-            index_kept, transient = ngram_index.index_bytes(self.corpus.tokens, n)
+            index_kept, transient = ngram_index.index_bytes(
+                self.corpus.tokens, n, self.corpus.vocab_size
+            )
             peak = max(peak, kept + index_kept + transient)
             kept += index_kept
         if resident + peak > self.settings.memory_bytes:
