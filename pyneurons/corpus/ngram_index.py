@@ -82,11 +82,19 @@ class NgramIndex:
         rows = last[:, np.newaxis] + np.arange(1 - self.n, 1)
         return np.asarray(ids[rows], np.uint32)
 
+    def lengths(self, g_indices: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Return how often n-grams occur."""
+        lengths: NDArray[np.int64] = self.segments[g_indices + 1] - self.segments[g_indices]
+        return lengths
+
     @cached_property
     def spectrum(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """How many n-grams occur how often: (occurrences [K] ascending, number [K]), int64."""
-        occurrences, number = np.unique(np.diff(self.segments), return_counts=True)
-        return occurrences, number.astype(np.int64)
+        # N-grams are sorted by it already.
+        lengths = np.diff(self.segments)
+        last = np.flatnonzero(np.append(lengths[1:] != lengths[:-1], lengths.size > 0))
+        number: NDArray[np.int64] = np.diff(last, prepend=-1)
+        return lengths[last], number
 
 
 @dataclass(frozen=True)
