@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
@@ -87,6 +87,16 @@ class NgramIndex:
         lengths: NDArray[np.int64] = self.segments[g_indices + 1] - self.segments[g_indices]
         return lengths
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays."""
+        arrays = (self.order, self.segments, self.rank, self.uncountable)
+        return sum(array.nbytes for array in arrays)
+
+    def load(self) -> NgramIndex:
+        """Return the index itself: one that is not kept in memory is read here."""
+        return self
+
     @cached_property
     def spectrum(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """How many n-grams occur how often: (occurrences [K] ascending, number [K]), int64."""
@@ -95,6 +105,25 @@ class NgramIndex:
         last = np.flatnonzero(np.append(lengths[1:] != lengths[:-1], lengths.size > 0))
         number: NDArray[np.int64] = np.diff(last, prepend=-1)
         return lengths[last], number
+
+
+class KeptIndex(Protocol):
+    """An index, or where it is kept."""
+
+    @property
+    def n(self) -> int:
+        """Tokens of an n-gram."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays."""
+
+    @property
+    def spectrum(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `NgramIndex.spectrum`."""
+
+    def load(self) -> NgramIndex:
+        """Return the index; of several kept together, the one that was asked for last is valid."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
     from pyneurons.corpus import Corpus
-    from pyneurons.corpus.ngram_index import NgramIndex
+    from pyneurons.corpus.ngram_index import KeptIndex, NgramIndex
 
 TOP = 20
 _NONE = np.iinfo(np.int64).max
@@ -161,7 +161,7 @@ def _order(neuron: np.ndarray, fires: np.ndarray, rank: np.ndarray) -> np.ndarra
 class NgramObserver:
     """Exact n-gram statistics of one n, for one corpus."""
 
-    index: NgramIndex
+    index: KeptIndex
     ids: np.ndarray
     bins: int
     n_large: int
@@ -173,7 +173,7 @@ class NgramObserver:
     def build(
         cls,
         corpus: Corpus,
-        index: NgramIndex,
+        index: KeptIndex,
         *,
         list_limit: int = 200,
         share: Fraction = DEFAULT_SHARE,
@@ -202,7 +202,7 @@ class NgramObserver:
         Cost: one pass over the rows of n-grams that occur at least twice, and a second one for
         the lists. No structure grows with neurons x n-grams: the histogram has ``bins`` rows.
         """
-        index, neurons = self.index, fires.size
+        index, neurons = self.index.load(), fires.size
         outside = np.zeros((1, neurons), dtype=np.int64)
         ops.segment_counts(
             mask,
@@ -249,8 +249,9 @@ class NgramObserver:
             threads=threads,
         )
         large_row, large_neuron = np.nonzero(large_listed)
-        tied_neuron, tied = self._first_ties(mask, wanted, large, backend, threads)
+        tied_neuron, tied = self._first_ties(index, mask, wanted, large, backend, threads)
         rows = self._rows(
+            index,
             np.concatenate(
                 [np.repeat(np.arange(neurons), np.diff(few_offsets)), large_neuron, tied_neuron]
             ),
@@ -264,6 +265,7 @@ class NgramObserver:
 
     def _first_ties(
         self,
+        index: NgramIndex,
         mask: np.ndarray,
         wanted: _Wanted,
         large: np.ndarray,
@@ -274,7 +276,7 @@ class NgramObserver:
 
         Goes through the n-grams in the order of their ids, and ends as soon as all are found.
         """
-        index, few = self.index, self.index.rank.size - self.n_large
+        few = index.rank.size - self.n_large
         left, count = wanted.ties.copy(), wanted.threshold - 1
         found: list[tuple[np.ndarray, np.ndarray]] = []
         counts = np.empty((_LOOK_NGRAMS, left.size), dtype=np.int64)
@@ -310,18 +312,23 @@ class NgramObserver:
         return np.concatenate(neurons), np.concatenate(segments)
 
     def _rows(
-        self, neuron: np.ndarray, segment: np.ndarray, fires: np.ndarray, complete: np.ndarray
+        self,
+        index: NgramIndex,
+        neuron: np.ndarray,
+        segment: np.ndarray,
+        fires: np.ndarray,
+        complete: np.ndarray,
     ) -> dict[str, np.ndarray]:
         """Sort the listed n-grams by neuron, fires and id; cut the lists that are not complete."""
-        order = _order(neuron, fires, self.index.rank[segment])
+        order = _order(neuron, fires, index.rank[segment])
         neuron, segment, fires = neuron[order], segment[order], fires[order]
         rank = np.arange(neuron.size) - np.searchsorted(neuron, np.arange(complete.size))[neuron]
         keep = complete[neuron] | (rank < TOP)
         neuron, segment, fires, rank = neuron[keep], segment[keep], fires[keep], rank[keep]
-        occurrences = self.index.lengths(segment)
+        occurrences = index.lengths(segment)
         return {
             "neuron": neuron.astype(np.int32),
-            "tokens": self.index.tokens(segment, self.ids),
+            "tokens": index.tokens(segment, self.ids),
             "fires": fires,
             "occurrences": occurrences,
             "rank": rank.astype(np.int32),
