@@ -34,6 +34,8 @@ STRIP_WORDS: Final = 32
 """Words of a mask row that one strip of a layer holds at most: 1,024 neurons."""
 
 _INT64_MAX: Final = 2**63 - 1
+_CHECKED: Final = 1 << 15
+"""Elements looked at together: what fits L2, where whole arrays would be written to memory."""
 
 
 def strip_shape(neurons: int) -> tuple[int, int]:
@@ -274,12 +276,14 @@ def ngram_coverage(
     if bins < 1:
         message = f"{op}: histogram has shape {_shape(histogram)}, expected 2 rows or more"
         raise ShapeError(message)
-    lengths = np.diff(segments)
-    if np.any(lengths[1:] < lengths[:-1]):
-        first = int(np.argmax(lengths[1:] < lengths[:-1])) + 1
-        message = f"{op}: segment {first} is shorter than the one before; sort them by length"
-        raise ShapeError(message)
-    n_large = int(np.count_nonzero(lengths > bins))
+    n_large = 0
+    for start in range(0, len(segments) - 1, _CHECKED):
+        lengths = np.diff(segments[start : start + _CHECKED + 2])
+        if np.any(lengths[1:] < lengths[:-1]):
+            first = start + int(np.argmax(lengths[1:] < lengths[:-1])) + 1
+            message = f"{op}: segment {first} is shorter than the one before; sort them by length"
+            raise ShapeError(message)
+        n_large += int(np.count_nonzero(lengths[:_CHECKED] > bins))
     _same(op, "large", large, (n_large, None), f"segments longer than {bins} rows")
     _same(op, "large", large, (None, histogram.shape[1]), "F of histogram")
     _same(op, "fires", fires, (histogram.shape[1],), "F of histogram")
@@ -788,10 +792,12 @@ def _bounds(op: str, name: str, value: Ints, last: int, *, whole: bool) -> None:
         wanted = f"from 0 to {last}" if whole else f"within 0 to {last}"
         message = f"{op}: {name} goes from {first} to {end}, expected {wanted}"
         raise ShapeError(message)
-    if np.any(value[1:] < value[:-1]):
-        where = int(np.argmax(value[1:] < value[:-1])) + 1
-        message = f"{op}: {name} decreases at {where}"
-        raise ShapeError(message)
+    for start in range(0, len(value) - 1, _CHECKED):
+        some = value[start : start + _CHECKED + 1]
+        if np.any(some[1:] < some[:-1]):
+            where = start + int(np.argmax(some[1:] < some[:-1])) + 1
+            message = f"{op}: {name} decreases at {where}"
+            raise ShapeError(message)
 
 
 def _mask_and_order(op: str, mask: Words, order: Order) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,11 @@ import pytest
 
 import checkpoints
 import pyneurons
+from pyneurons import corpus
+from pyneurons.corpus import ngram_index
+from pyneurons.engine.index_file import IndexFiles
 from pyneurons.engine.mask import FileMask, MemoryMask, StripShape
-from pyneurons.engine.plan import Sizes, make_plan, micro_batches, parse_memory
+from pyneurons.engine.plan import SLACK_BYTES, Sizes, make_plan, micro_batches, parse_memory
 from pyneurons.engine.residual import FileResidual, MemoryResidual
 from pyneurons.engine.run import Engine
 from pyneurons.errors import InputError, NonFiniteError, ResourceError
@@ -83,6 +87,77 @@ def test_bits_in_a_file_change_no_bit(
     same(plain, scan(checkpoint))
 
 
+@pytest.mark.parametrize("when", ["built", "planned"])
+def test_indices_in_files_change_nothing(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    plain = scan(checkpoint)
+    assert plain.manifest["plan"]["index"] == "memory"
+    read: list[int] = []
+    load = IndexFiles.read
+
+    def counted(self: IndexFiles, kept: Any) -> Any:
+        read.append(kept.n)
+        return load(self, kept)
+
+    monkeypatch.setattr(IndexFiles, "read", counted)
+    if when == "built":
+        monkeypatch.setattr(Engine, "_index_memory", lambda *_: (0, "file"))
+    else:
+        plan = Engine._plan
+        monkeypatch.setattr(Engine, "_plan", lambda self, *_: plan(self, 0, 0, "file"))
+    filed = scan(checkpoint)
+    assert filed.manifest["plan"]["index"] == "file"
+    assert set(read) == {1, 2, 3}
+    same(plain, filed)
+
+
+def test_an_index_comes_back_from_its_file(tmp_path: Path) -> None:
+    made = corpus.read(documents(5, 30), None, context=24, vocab_size=VOCABULARY)
+    empty = corpus.read(np.array([[2, 2]]), None, context=2, vocab_size=10)
+    indices = [ngram_index.build(made, n) for n in (1, 2, 3)] + [ngram_index.build(empty, 1)]
+    files = IndexFiles(tmp_path)
+    kept = [files.keep(index) for index in indices]
+    for at in (0, 1, 2, 3, 2, 0, 0):
+        back = kept[at].load()
+        assert (back.n, kept[at].n) == (indices[at].n, indices[at].n)
+        for name in ("order", "segments", "rank", "uncountable"):
+            array, expected = getattr(back, name), getattr(indices[at], name)
+            assert array.dtype == expected.dtype
+            np.testing.assert_array_equal(array, expected)
+        for one, other in zip(kept[at].spectrum, indices[at].spectrum, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert kept[at].nbytes == indices[at].nbytes
+    files.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_indices_that_do_not_fit_together_are_kept_in_files(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place depends on what is free: all of them, the largest, or a refusal."""
+    places: list[Any] = []
+    chosen = Engine._index_memory
+
+    def watched(self: Engine, resident: int) -> Any:
+        tokens, vocab_size = self.corpus.tokens, self.corpus.vocab_size
+        sizes = [ngram_index.index_bytes(tokens, n, vocab_size) for n in (1, 2, 3)]
+        largest = max(kept + transient for kept, transient in sizes)
+        for free in (sum(map(sum, sizes)), largest, largest - 1):
+            settings = replace(self.settings, memory_bytes=free + resident + SLACK_BYTES)
+            monkeypatch.setattr(self, "settings", settings)
+            try:
+                places.append(chosen(self, resident)[1])
+            except ResourceError:
+                places.append("refused")
+        monkeypatch.setattr(self, "settings", replace(settings, memory_bytes=1 << 34))
+        return chosen(self, resident)
+
+    monkeypatch.setattr(Engine, "_index_memory", watched)
+    scan(checkpoint)
+    assert places == [None, "file", "refused"]
+
+
 def test_a_sequence_keeps_its_bits_in_other_company(checkpoint: Path) -> None:
     alone = pyneurons.scan(
         checkpoint, [documents(1, 60)[5]], context=24, progress=False, keep_bits=True,
@@ -148,8 +223,8 @@ def sizes(**changed: int) -> Sizes:
         "rows": 1_000_000, "hidden": 768, "neurons": 3072, "threads": 2, "resident": 400 << 20,
         "embeddings": 80 << 20, "layer": 14 << 20, "layer_converted": 14 << 20,
         "workspace": 60 << 20, "sample_rows": 0, "layer_float32": 28 << 20, "index_peak": 30 << 20,
-        "index_kept": 20 << 20, "orders": 8 << 20, "counters": 25 << 20,
-        "strip_counters": 50 << 20, "projection": 200 << 20,
+        "index_kept": 20 << 20, "index_largest": 12 << 20, "orders": 8 << 20,
+        "counters": 25 << 20, "strip_counters": 50 << 20, "projection": 200 << 20,
     }  # fmt: skip
     return Sizes(**(plain | changed))
 
@@ -159,14 +234,24 @@ def test_a_smaller_budget_moves_more_to_files() -> None:
     for megabytes in (6000, 1600, 1270, 1160):
         plan = make_plan(sizes(), megabytes << 20)
         assert plan.predicted_peak_bytes <= megabytes << 20
-        places.append((plan.residual, plan.mask, plan.strip_words))
-    assert places[0] == ("memory", "memory", 32)
-    assert places[1] == ("file", "memory", 32)
-    assert places[2] == ("file", "file", 32)
+        places.append((plan.residual, plan.mask, plan.index, plan.strip_words))
+    assert places[0] == ("memory", "memory", "memory", 32)
+    assert places[1] == ("file", "memory", "memory", 32)
+    assert places[2] == ("file", "file", "memory", 32)
     assert places[3][:2] == ("file", "file")
-    assert places[3][2] < 32
+    assert places[3][3] < 32
     with pytest.raises(ResourceError, match=r"at least [\d,]+ MB are needed"):
         make_plan(sizes(), 800 << 20)
+
+
+def test_indices_go_to_files_before_anything_else_does() -> None:
+    everything = make_plan(sizes(), 6000 << 20)
+    just = everything.predicted_peak_bytes
+    assert make_plan(sizes(), just).index == "memory"
+    less = make_plan(sizes(), just - 1)
+    assert (less.residual, less.mask, less.index) == ("memory", "memory", "file")
+    assert less.predicted_peak_bytes == just - (8 << 20)
+    assert make_plan(sizes(), 6000 << 20, index="file").index == "file"
 
 
 def test_a_place_that_is_asked_for_is_taken() -> None:

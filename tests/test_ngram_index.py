@@ -63,7 +63,7 @@ def check(made: Corpus, index: NgramIndex, n: int) -> None:
     assert index.segments[-1] == index.order.size
     dtypes = [index.order, index.segments, index.rank, index.uncountable, tokens, *index.spectrum]
     assert [array.dtype.name for array in dtypes] == [
-        *("int32", "int64", "int64", "int32", "uint32", "int64", "int64")
+        *("int32", "int64", "int32", "int32", "uint32", "int64", "int64")
     ]
 
 
@@ -74,6 +74,28 @@ def test_index_is_that_of_a_dictionary(n: int, vocab_size: int, backend: str) ->
     for seed in range(3):
         made = made_up(vocab_size, seed)
         check(made, ngram_index.build(made, n, backend=backend), n)
+
+
+@pytest.mark.parametrize("sorted_rows", [1, 7, 100, 400])
+@pytest.mark.parametrize("vocab_size", VOCABULARIES)
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
+def test_sorted_in_parts(
+    n: int, vocab_size: int, sorted_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ngram_index.build(made_up(vocab_size, 7), n)
+    monkeypatch.setattr(ngram_index, "_BLOCK_ROWS", 25)
+    made = made_up(vocab_size, 7)
+    sizes: list[int] = []
+    sort = ngram_index._sort
+    monkeypatch.setattr(
+        ngram_index, "_sort", lambda rows, keys: sizes.append(rows.size) or sort(rows, keys)
+    )
+    index = ngram_index.build(made, n, sorted_rows=sorted_rows)
+    check(made, index, n)
+    for name in ("order", "segments", "rank", "uncountable"):
+        assert np.array_equal(getattr(index, name), getattr(whole, name)), name
+    assert all(size <= sorted_rows for size in sizes)
+    assert index.order.size > 400 or n > 1
 
 
 @pytest.mark.parametrize("mode", ["pack", "document"])
@@ -136,14 +158,20 @@ def test_a_hash_collision_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("vocab_size", "n"), [(50272, 1), (50272, 3), (50272, 5), (70000, 6)])
 @pytest.mark.parametrize("alike", [False, True])
-def test_memory_is_bounded_as_promised(vocab_size: int, n: int, alike: bool) -> None:
+@pytest.mark.parametrize("sorted_rows", [10_000, 1 << 20])
+def test_memory_is_bounded_as_promised(
+    vocab_size: int, n: int, alike: bool, sorted_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ngram_index, "SORTED_ROWS", sorted_rows)
+    monkeypatch.setattr(ngram_index, "_BLOCK_ROWS", min(sorted_rows, 1 << 18))
     # Nearly all n-grams different is the worst case, a single token the other extreme.
     generator = np.random.default_rng(0)
-    ids = np.full(60_000, 9) if alike else generator.integers(3, vocab_size, 60_000)
+    ids = np.full(120_000, 9) if alike else generator.integers(3, vocab_size, 120_000)
     made = corpus.read(ids, None, context=512, vocab_size=vocab_size)
-    kept, transient = ngram_index.index_bytes(made.tokens, n)
+    kept, transient = ngram_index.index_bytes(made.tokens, n, vocab_size)
+    ngram_index.build(made, n)  # what is made once
     tracemalloc.start()
-    index = ngram_index.build(made, n)
+    index = ngram_index.build(made, n, sorted_rows=sorted_rows)
     now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert index.order.size

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import checkpoints
+from pyneurons import corpus, reference
+from pyneurons.corpus import ngram_index
 from pyneurons.covering import covering_number, exact_share
 from pyneurons.errors import InputError
 from pyneurons.model import opt
@@ -74,18 +76,59 @@ def test_shares_are_exact() -> None:
             exact_share(wrong)
 
 
-def test_list_thresholds_are_those_of_a_loop() -> None:
+@pytest.mark.parametrize("look_cost", [0, 1, 10**9])
+def test_what_is_listed_is_that_of_a_loop(look_cost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ngram, "_LOOK_COST", look_cost)
     counts = made_up_counts(2, 150)
     complete = np.arange(150) % 3 == 0
-    threshold, rows = ngram._list_threshold(*rows_of(counts), complete)
+    wanted = ngram._wanted(*rows_of(counts), complete, 100)
     for f, own in enumerate(counts):
+        threshold, listed, ties = wanted.threshold[f], wanted.listed[f], wanted.ties[f]
         if not own:
-            assert rows[f] == 0
+            assert (listed, ties) == (0, 0)
         elif complete[f]:
-            assert (threshold[f], rows[f]) == (1, len(own))
+            assert (threshold, listed, ties) == (1, len(own), 0)
         else:
             least = sorted(own, reverse=True)[: ngram.TOP][-1]
-            assert (threshold[f], rows[f]) == (least, sum(c >= least for c in own))
+            assert (threshold, listed) == (
+                least + (ties > 0),
+                sum(c >= threshold for c in own),
+            )
+            assert ties == 0 or ties == ngram.TOP - listed
+            assert ties + listed >= min(ngram.TOP, len(own))
+    assert (wanted.ties > 0).any() == (look_cost < 10**9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("at_a_time", [1, 7, 512])
+def test_ties_are_found_in_the_order_of_ids(
+    n: int, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether equal counts are all listed or looked for, the same 20 n-grams remain."""
+    generator = np.random.default_rng(n)
+    ids = np.minimum(generator.zipf(1.5, size=3000) + 2, 90)
+    made = corpus.read(ids, None, context=40, vocab_size=100)
+    fires = generator.random((made.tokens, 70)) < np.linspace(0, 0.9, 70)
+    mask = reference.pack(fires)
+    observer = ngram.NgramObserver.build(made, ngram_index.build(made, n), list_limit=3)
+    found = []
+    for look_cost in (10**9, 0):
+        monkeypatch.setattr(ngram, "_LOOK_COST", look_cost)
+        monkeypatch.setattr(ngram, "_LOOK_NGRAMS", at_a_time)
+        counted = observer.observe(mask, fires.sum(axis=0), backend=None, threads=1)
+        found.append(counted.rows)
+    assert found[0]["neuron"].size > 70
+    for name, column in found[0].items():
+        np.testing.assert_array_equal(found[1][name], column, err_msg=name)
+
+
+@pytest.mark.parametrize("large", [1, 2**40])
+def test_order_of_lists(large: int) -> None:
+    generator = np.random.default_rng(0)
+    neuron, fires, rank = (generator.integers(0, top, 500) for top in (9, 6, 1000))
+    order = ngram._order(neuron * large, fires * large, rank)
+    expected = sorted(zip(neuron, -fires, rank, strict=True))
+    assert list(zip(neuron[order], -fires[order], rank[order], strict=True)) == expected
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -183,3 +183,20 @@ def test_rounding_that_works_against_the_largest(monkeypatch: pytest.MonkeyPatch
     found, _ = project(fc2, Unembedding(rows, np.arange(1000), None, None))
     for neuron, name in ((0, "promoted"), (1, "promoted"), (2, "suppressed")):
         np.testing.assert_array_equal(found[name][neuron], np.arange(20, 30))
+
+
+@pytest.mark.parametrize("rounded", ["directions", "rows", "both"])
+def test_the_bound_on_rounding_holds_and_is_near(rounded: str) -> None:
+    """Vectors along each other, every element rounded the same way: the worst there is."""
+    even, odd = 1.5, 1.5 + 0.9 * 2.0**-8
+    direction = torch.full((1, 256), even if rounded == "rows" else odd)
+    row = torch.full((256,), even if rounded == "directions" else odd)
+    lost = direction - direction.bfloat16().float()
+    lost_row = row - row.bfloat16().float()
+    bound = vocabulary._error(
+        direction.norm(dim=1), lost.norm(dim=1), float(lost_row.norm() / row.norm()), 256
+    )
+    exact = direction.double() @ row.double()
+    near = direction.bfloat16().double() @ row.bfloat16().double()
+    error = float((exact - near).abs())
+    assert 0 < error <= float(bound * row.norm()) <= 1.02 * error

@@ -503,3 +503,23 @@ def test_outputs_have_memory_of_their_own(backend, op, shared):
     make, _ = OPS[op]
     with pytest.raises(ShapeError, match=f"^{op}: .* overlaps .*, expected memory of its own"):
         call(op, make() | shared, backend)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 4, 5, 6, 7])
+def test_checks_in_parts_miss_no_place(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "_CHECKED", 3)
+    mask = np.zeros((100, 1), dtype=np.uint32)
+    bounds = np.cumsum(np.arange(10))
+    lengths = np.diff(bounds)
+    lengths[at], lengths[at + 1] = lengths[at + 1], lengths[at]
+    shorter = np.concatenate([[0], np.cumsum(lengths)])
+    down = bounds.copy()
+    down[at + 1] = down[at + 2] + 1
+    outputs = (np.zeros(5, np.int64), np.zeros((4, 5), np.int64))
+    for segments, match in ((down, f"decreases at {at + 2}"), (shorter, f"segment {at + 1} is")):
+        large = np.zeros((6, 5), np.int64)
+        with pytest.raises(ShapeError, match=match):
+            ops.ngram_coverage(mask, None, segments, *outputs, large)
+    ops.ngram_coverage(mask, None, bounds, *outputs, np.zeros((6, 5), np.int64))
+    with pytest.raises(ShapeError, match="segments longer than 3 rows"):
+        ops.ngram_coverage(mask, None, bounds, *outputs, np.zeros((5, 5), np.int64))

@@ -55,7 +55,7 @@ Isa firing_rows(const FiringRowsJob& job, WordRange words) {
     }
   }
   wanting.list_vectors(width);
-  Prefetcher prefetcher{&job.rows, words, 0, {}};
+  Prefetcher prefetcher(job.rows, words, 0);
   for (std::int64_t i = 0; i < job.rows.length && wanting.n_vectors > 0; ++i) {
     prefetcher.reach(i);
     const std::uint32_t* row = prefetcher.row(i);

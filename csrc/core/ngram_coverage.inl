@@ -157,7 +157,7 @@ inline void tally_long(const Vec* plane, int used, std::int64_t v, std::int64_t 
 Isa ngram_coverage(const NgramCoverageJob& job, WordRange words) {
   const std::int64_t width = words.end - words.begin;
   const std::int64_t neurons = neurons_of(words, job.neurons);
-  Prefetcher prefetcher{&job.rows, words, job.segments[job.first], {}};
+  Prefetcher prefetcher(job.rows, words, job.segments[job.first]);
   std::int64_t g = job.first;
 
   Tallies tallies;

@@ -128,7 +128,7 @@ Isa ngram_triggers(const NgramTriggersJob& job, WordRange words) {
   Vec wanted[most_vectors];         // who may list a segment as long as the last one
   std::int64_t wanted_length = -1;  // of that one; segments of one length mostly lie together
   std::int64_t& g = job.list->next;
-  Prefetcher prefetcher{&job.rows, words, job.segments[g], {}};
+  Prefetcher prefetcher(job.rows, words, job.segments[g]);
   for (; g < job.last; ++g) {
     if (job.list->number > NgramTriggersJob::list_capacity - neurons) {
       break;
@@ -138,7 +138,7 @@ Isa ngram_triggers(const NgramTriggersJob& job, WordRange words) {
     const std::int64_t length = end - begin;
     if (length < lowest || length == 0) {
       // Nobody asks for so short a segment, so nothing is read ahead either.
-      prefetcher.next = prefetcher.next < end ? end : prefetcher.next;
+      prefetcher.leave_out(end);
       continue;
     }
     if (length < tile_rows) {

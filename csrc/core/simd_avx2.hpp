@@ -67,6 +67,19 @@ inline void full_add(Vec& sum, Vec b, Vec c, Vec& carry) {
   sum = bit_xor(half, c);
 }
 
+/// sum[b] = bit b of each of `used` words, vec_words apart, times 1, 2, 4, ...
+inline void weigh(const std::uint32_t* words, int used, std::uint32_t* sum) {
+  for (int b = 0; b < 32; ++b) {
+    sum[b] = 0;
+  }
+  for (int k = 0; k < used; ++k) {
+    const std::uint32_t word = words[k * vec_words];
+    for (unsigned b = 0; b < 32; ++b) {
+      sum[b] += ((word >> b) & 1u) << k;
+    }
+  }
+}
+
 /// Pre-activations of 32 neurons of one row: who fires (returned), which are not finite, ReLU in
 /// place, running maximum. Compared as integers: that holds with denormals switched off, too.
 inline std::uint32_t epilogue_word(float* z, float* z_max, std::uint32_t& wrong) {

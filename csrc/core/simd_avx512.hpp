@@ -67,6 +67,21 @@ inline void full_add(Vec& sum, Vec b, Vec c, Vec& carry) {
   sum = _mm512_ternarylogic_epi32(sum, b, c, 0x96);    // parity
 }
 
+/// sum[b] = bit b of each of `used` words, vec_words apart, times 1, 2, 4, ...
+inline void weigh(const std::uint32_t* words, int used, std::uint32_t* sum) {
+  __m512i low = _mm512_setzero_si512();
+  __m512i high = low;
+  __m512i weight = _mm512_set1_epi32(1);
+  for (int k = 0; k < used; ++k) {
+    const std::uint32_t word = words[k * vec_words];
+    low = _mm512_mask_add_epi32(low, static_cast<__mmask16>(word), low, weight);
+    high = _mm512_mask_add_epi32(high, static_cast<__mmask16>(word >> 16), high, weight);
+    weight = _mm512_add_epi32(weight, weight);
+  }
+  _mm512_storeu_si512(sum, low);
+  _mm512_storeu_si512(sum + 16, high);
+}
+
 /// Pre-activations of 32 neurons of one row: who fires (returned), which are not finite, ReLU in
 /// place, running maximum. Compared as integers: that holds with denormals switched off, too.
 inline std::uint32_t epilogue_word(float* z, float* z_max, std::uint32_t& wrong) {

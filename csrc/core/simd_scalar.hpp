@@ -67,6 +67,19 @@ inline void full_add(Vec& sum, Vec b, Vec c, Vec& carry) {
   sum = half ^ c;
 }
 
+/// sum[b] = bit b of each of `used` words, vec_words apart, times 1, 2, 4, ...
+inline void weigh(const std::uint32_t* words, int used, std::uint32_t* sum) {
+  for (int b = 0; b < 32; ++b) {
+    sum[b] = 0;
+  }
+  for (int k = 0; k < used; ++k) {
+    const std::uint32_t word = words[k * vec_words];
+    for (unsigned b = 0; b < 32; ++b) {
+      sum[b] += ((word >> b) & 1u) << k;
+    }
+  }
+}
+
 inline std::int32_t float_bits(float value) {
   std::int32_t bits;
   std::memcpy(&bits, &value, sizeof bits);

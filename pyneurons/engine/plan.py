@@ -81,6 +81,7 @@ class Sizes:
     layer_float32: int
     index_peak: int  # while the n-gram indices are built, above `resident`
     index_kept: int
+    index_largest: int  # of one n
     orders: int  # observers' row orders
     counters: int  # of one layer
     strip_counters: int  # for 1,024 neurons, while a strip is counted
@@ -94,6 +95,7 @@ class Plan:
     memory_bytes: int
     residual: str  # "memory" or "file"
     mask: str
+    index: str
     strip_words: int
     threads: int
     predicted_peak_bytes: int
@@ -104,24 +106,30 @@ class Plan:
         return asdict(self)
 
 
-def _candidates(residual: str | None) -> Iterator[tuple[str, str, int]]:
+def _candidates(residual: str | None, index: str | None) -> Iterator[tuple[str, str, int, str]]:
     places = ("memory", "file") if residual is None else (residual,)
+    # Reading an index again for every strip costs less than any other move to a file.
+    indices = ("memory", "file") if index is None else (index,)
     for place in places:
-        yield place, "memory", STRIP_WORDS
+        for kept in indices:
+            yield place, "memory", STRIP_WORDS, kept
     words = STRIP_WORDS
     while words >= 1:
-        yield places[-1], "file", words
+        for kept in indices:
+            yield places[-1], "file", words, kept
         words //= 2
 
 
-def _peak(sizes: Sizes, residual: str, mask: str, words: int) -> tuple[int, dict[str, int]]:
+def _peak(
+    sizes: Sizes, residual: str, mask: str, words: int, index: str
+) -> tuple[int, dict[str, int]]:
     shape = StripShape.of(sizes.neurons, words)
     one_strip = 4 * sizes.rows * shape.strip_words
     width = 32 * shape.strip_words
     kept = {
         "process": sizes.resident,
         "slack": SLACK_BYTES,
-        "n-gram indices": sizes.index_kept,
+        "n-gram indices": sizes.index_kept if index == "memory" else sizes.index_largest,
         "row orders": sizes.orders,
         "embeddings": sizes.embeddings,
         "residual": 4 * sizes.rows * sizes.hidden if residual == "memory" else 0,
@@ -148,11 +156,13 @@ def _peak(sizes: Sizes, residual: str, mask: str, words: int) -> tuple[int, dict
     return max(sum(parts.values()), building), parts
 
 
-def make_plan(sizes: Sizes, memory_bytes: int, *, residual: str | None = None) -> Plan:
+def make_plan(
+    sizes: Sizes, memory_bytes: int, *, residual: str | None = None, index: str | None = None
+) -> Plan:
     """Choose the places that fit the budget, the fastest first.
 
     Order: everything in memory; the residual in a file; the bits in a file as well, with strips of
-    1,024 neurons and then narrower ones.
+    1,024 neurons and then narrower ones. At each step the n-gram indices in memory, or one of them.
 
     Raises
     ------
@@ -161,10 +171,10 @@ def make_plan(sizes: Sizes, memory_bytes: int, *, residual: str | None = None) -
         how much and for what.
     """
     peak, parts = 0, dict[str, int]()
-    for place, mask, words in _candidates(residual):
-        peak, parts = _peak(sizes, place, mask, words)
+    for place, mask, words, kept in _candidates(residual, index):
+        peak, parts = _peak(sizes, place, mask, words, kept)
         if peak <= memory_bytes:
-            return Plan(memory_bytes, place, mask, words, sizes.threads, peak, parts)
+            return Plan(memory_bytes, place, mask, kept, words, sizes.threads, peak, parts)
     needs = ", ".join(f"{name} {size / 1e6:,.0f}" for name, size in parts.items() if size)
     message = (
         f"memory: {memory_bytes / 1e6:,.0f} MB are given, at least {peak / 1e6:,.0f} MB are needed"

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,9 @@ import torch
 from pyneurons import _env
 from pyneurons.corpus import ngram_index
 from pyneurons.engine.flips import FlipSample, sample_of
+from pyneurons.engine.index_file import IndexFiles
 from pyneurons.engine.mask import FileMask, Mask, MemoryMask, StripShape
-from pyneurons.engine.plan import Plan, Sizes, make_plan, micro_batches
+from pyneurons.engine.plan import SLACK_BYTES, Plan, Sizes, make_plan, micro_batches
 from pyneurons.engine.record import Recorder, check
 from pyneurons.engine.residual import FileResidual, MemoryResidual, Residual
 from pyneurons.engine.weights import WeightStream
@@ -113,6 +114,7 @@ class Engine:
         self.mode = getattr(torch, settings.mode)
         self.split = settings.float32_products == "split"
         self.flips: dict[str, Any] = {}
+        self.index_files = IndexFiles(writer.staging)
 
     def run(self) -> dict[str, Any]:
         """Scan every layer up to the last one asked for; return what the manifest records."""
@@ -123,6 +125,7 @@ class Engine:
             pool = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="pyneurons")
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             self.pool = pool
+            stack.callback(self.index_files.close)
             residual, mask = self._stores(self.writer.staging)
             stack.callback(residual.close)
             stack.callback(mask.close)
@@ -152,14 +155,16 @@ class Engine:
     def _prepare(self) -> None:
         settings, corpus = self.settings, self.corpus
         resident = _env.resident_bytes() or 0
-        index_peak = self._check_index_memory(resident)
+        index_peak, place = self._index_memory(resident)
         self.progress.begin("n-gram index", len(settings.ngrams), unit="orders")
         self.ngrams: list[NgramObserver] = []
         with self.clock.time("n-gram index"):
             for n in settings.ngrams:
-                index = ngram_index.build(
+                index: ngram_index.KeptIndex = ngram_index.build(
                     corpus, n, backend=settings.backend, threads=settings.threads
                 )
+                if place == "file":
+                    index = self.index_files.keep(index)
                 self.ngrams.append(
                     NgramObserver.build(
                         corpus,
@@ -188,27 +193,40 @@ class Engine:
         self.recorder = Recorder(
             self.checkpoint, corpus, self.writer, settings.ngrams, self.unembedding, baselines
         )
-        self.plan = self._plan(resident, index_peak)
+        self.plan = self._plan(resident, index_peak, place)
+        if self.plan.index == "file" and place is None:
+            for i, observer in enumerate(self.ngrams):
+                self.ngrams[i] = replace(observer, index=self.index_files.keep(observer.index))
         self.writer.write_corpus(self._corpus_arrays())
 
-    def _check_index_memory(self, resident: int) -> int:
-        """Return the predicted peak of building the indices; refuse it when it is too much."""
-        kept = peak = 0
+    def _index_memory(self, resident: int) -> tuple[int, str | None]:
+        """Return the predicted peak of building the indices, and where they have to be kept.
+
+        None: where the plan says. In files, where together they are too much; refused, where the
+        largest alone is.
+        """
+        tokens, vocab_size = self.corpus.tokens, self.corpus.vocab_size
+        kept = together = alone = 0
         for n in self.settings.ngrams:
-            index_kept, transient = ngram_index.index_bytes(self.corpus.tokens, n)
-            peak = max(peak, kept + index_kept + transient)
+            index_kept, transient = ngram_index.index_bytes(tokens, n, vocab_size)
+            together = max(together, kept + index_kept + transient)
+            alone = max(alone, index_kept + transient)
             kept += index_kept
-        if resident + peak > self.settings.memory_bytes:
-            given, process, building = (
-                f"{size / 1e6:,.0f} MB" for size in (self.settings.memory_bytes, resident, peak)
-            )
-            message = (
-                f"memory: {given} are given, but the process with its libraries takes {process} "
-                f"and the n-gram indices of {self.corpus.tokens:,} tokens {building} while they "
-                "are built; raise memory=, or lower max_tokens= or ngrams="
-            )
-            raise ResourceError(message)
-        return peak
+        free = self.settings.memory_bytes - resident - SLACK_BYTES
+        if together <= free:
+            return together, None
+        if alone <= free:
+            return alone, "file"
+        given, process, building = (
+            f"{size / 1e6:,.0f} MB"
+            for size in (self.settings.memory_bytes, resident + SLACK_BYTES, alone)
+        )
+        message = (
+            f"memory: {given} are given, but the process with its libraries takes {process} "
+            f"and the largest n-gram index of {tokens:,} tokens {building} while it is built; "
+            "raise memory=, or lower max_tokens= or ngrams="
+        )
+        raise ResourceError(message)
 
     def _unembedding(self) -> vocabulary.Unembedding:
         strings = self.corpus.strings
@@ -240,7 +258,7 @@ class Engine:
             arrays[f"spectrum_{observer.index.n}_number"] = number
         return arrays
 
-    def _plan(self, resident: int, index_peak: int) -> Plan:
+    def _plan(self, resident: int, index_peak: int, index: str | None) -> Plan:
         config, corpus, settings = self.config, self.corpus, self.settings
         rows, orders = corpus.tokens, self.firing.sample_order.nbytes + self.position.order.nbytes
         head = self.unembedding.rows
@@ -263,10 +281,8 @@ class Engine:
             sample_rows=self.sample.corpus.tokens if self.sample else 0,
             layer_float32=self._converted_bytes(torch.float32),
             index_peak=index_peak,
-            index_kept=sum(
-                o.index.order.nbytes + o.index.segments.nbytes + o.index.rank.nbytes
-                for o in self.ngrams
-            ),
+            index_kept=sum(o.index.nbytes for o in self.ngrams),
+            index_largest=max((o.index.nbytes for o in self.ngrams), default=0),
             orders=orders,
             counters=counter,
             strip_counters=1024 * per_neuron,
@@ -274,7 +290,7 @@ class Engine:
                 head.shape[0], head.shape[1], config.hidden_size, settings.threads
             ),
         )
-        return make_plan(sizes, settings.memory_bytes, residual=settings.residual)
+        return make_plan(sizes, settings.memory_bytes, residual=settings.residual, index=index)
 
     def _converted_bytes(self, mode: torch.dtype) -> int:
         split = mode == torch.float32 and self.split

@@ -26,7 +26,8 @@ def hashed_order(rows: int) -> np.ndarray:
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed ^= mixed >> np.uint64(31)
-    return np.argsort(mixed, kind="stable").astype(np.int32)
+    # No two are equal; the sort that is not stable takes a third of the time and less memory.
+    return np.argsort(mixed).astype(np.int32)
 
 
 @dataclass(frozen=True)
