@@ -13,7 +13,7 @@ from interleaved import Ceiling, Rival
 from machine import BEST, CPP
 from opt_shapes import SHAPES
 from pyneurons import ops
-from roofline import ceilings
+from roofline import ceilings, on
 
 if TYPE_CHECKING:
     from interleaved import Interleaved
@@ -59,7 +59,7 @@ def bench_attention(
         ours,
         tokens=rows,
         rivals={"torch bfloat16, SDPA": Rival(plain, rows)},
-        ceilings={f"AMX from L1, {cores} threads": peak} if backend == "cpp:amx" else {},
+        ceilings={f"AMX from L1, {on(cores)}": peak} if backend == "cpp:amx" else {},
         flops=flops,
         case=f"{heads} heads of {width // heads}, {sequences} x T = {context}",
         context=context,

@@ -14,7 +14,7 @@ from machine import BEST, CPP
 from opt_shapes import SHAPES, ffn_operands
 from pyneurons import ops, reference
 from pyneurons.panels import Panels
-from roofline import ceilings
+from roofline import ceilings, on
 
 if TYPE_CHECKING:
     from interleaved import Interleaved
@@ -69,7 +69,7 @@ def bench_ffn(
         ours,
         tokens=rows,
         rivals={"torch bfloat16, fc1 + ReLU + fc2": Rival(plain, rows)},
-        ceilings={f"AMX from L1, {cores} threads": peak} if backend == "cpp:amx" else {},
+        ceilings={f"AMX from L1, {on(cores)}": peak} if backend == "cpp:amx" else {},
         flops=4 * rows * shape.hidden * shape.neurons,
         case=f"{name}, {rows} rows, {share:.0%} firing",
         shape=name,

@@ -16,7 +16,7 @@ from opt_shapes import SHAPES, SMALL, write_checkpoint
 from pyneurons import ops
 from pyneurons.model import opt
 from pyneurons.model.checkpoint import Checkpoint
-from roofline import ceilings
+from roofline import ceilings, on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,7 @@ def bench_layer(
         ours,
         tokens=rows,
         rivals={"transformers bfloat16, OPTDecoderLayer": Rival(plain, rows)},
-        ceilings={f"AMX from L1, {threads} threads": peak},
+        ceilings={f"AMX from L1, {on(threads)}": peak},
         flops=flops,
         budget_s=3.0,
         case=f"{name}, one layer, T = {context}, {rows:,} tokens",

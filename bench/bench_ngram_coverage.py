@@ -11,7 +11,7 @@ from interleaved import Ceiling, Rival
 from machine import BEST, CPP
 from ngram_inputs import CHECKED_ROWS, CONTEXT, NEURONS, ROWS, WORDS, inputs
 from pyneurons import ops
-from roofline import ceilings
+from roofline import ceilings, on
 
 if TYPE_CHECKING:
     from interleaved import Interleaved
@@ -74,7 +74,7 @@ def bench_ngram_coverage(
         lambda: coverage_of(given, backend, threads),
         tokens=len(given.mask),
         rivals={"NumPy, unique over (n-gram, neuron)": pairs} if beside and threads == 1 else {},
-        ceilings={f"reading as many bytes, {threads} threads": reading} if beside else {},
+        ceilings={f"reading as many bytes, {on(threads)}": reading} if beside else {},
         size=size,
         budget_s=3.0,
         case=f"n = {n}, {NEURONS} neurons, {len(given.mask):,} rows",

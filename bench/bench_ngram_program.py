@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from interleaved import Interleaved
 
-CONTEXT, AMOUNT, ROUNDS = 2048, 16_384, 3
+CONTEXT, AMOUNT, ROUNDS = 2048, 16_384, 2
 ORDERS = (1, 2, 3)
 
 

@@ -11,7 +11,7 @@ from interleaved import Ceiling
 from machine import BEST, CPP
 from ngram_inputs import CHECKED_ROWS, CONTEXT, NEURONS, ROWS, WORDS, inputs
 from pyneurons import ops
-from roofline import ceilings
+from roofline import ceilings, on
 
 if TYPE_CHECKING:
     from interleaved import Interleaved
@@ -82,7 +82,7 @@ def bench_ngram_triggers(
     compare(
         lambda: lists.run(backend, threads),
         tokens=len(given.mask),
-        ceilings={f"reading as many bytes, {threads} threads": reading} if backend == BEST else {},
+        ceilings={f"reading as many bytes, {on(threads)}": reading} if backend == BEST else {},
         size=size,
         budget_s=2.0,
         case=f"n = {n}, {NEURONS} neurons, {len(given.mask):,} rows, the first {LISTED} and ties",

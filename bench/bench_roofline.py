@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interleaved import quartiles
-from roofline import MEMORY_BYTES, ceilings, gemm, why_no_amx
+from roofline import MEMORY_BYTES, ceilings, gemm, on, why_no_amx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ def measure(
 def bench_amx(benchmark: BenchmarkFixture, threads: int) -> None:
     if (reason := why_no_amx()) is not None:
         pytest.skip(f"no peak of AMX: {reason}")
-    what = f"AMX, random bfloat16 from L1, {threads} threads"
+    what = f"AMX, random bfloat16 from L1, {on(threads)}"
     measure(benchmark, what, "TFLOP/s", 1e12, lambda: ceilings().amx(threads) or 0)
 
 
@@ -49,7 +49,7 @@ def bench_gemm(
 ) -> None:
     kind = str(dtype).removeprefix("torch.")
     size = 128 if small else size
-    what = f"torch {kind}, {size} x {size} x {size}, {cores} threads"
+    what = f"torch {kind}, {size} x {size} x {size}, {on(cores)}"
     measure(benchmark, what, "TFLOP/s", 1e12, lambda: gemm(dtype, size))
 
 
@@ -60,5 +60,5 @@ def bench_reading(benchmark: BenchmarkFixture, place: str, threads: int, *, smal
         pytest.skip(f"no reading rate: {ceilings().why_not}")
     size = threads * CACHE_BYTES[place] if place in CACHE_BYTES else MEMORY_BYTES
     data = np.ones((1 << 20 if small else size) // 8)
-    what = f"reading {data.nbytes >> 10:,} KiB ({place}), {threads} threads"
+    what = f"reading {data.nbytes >> 10:,} KiB ({place}), {on(threads)}"
     measure(benchmark, what, "GB/s", 1e9, lambda: ceilings().read(data, threads) or 0)

@@ -11,7 +11,7 @@ from interleaved import Ceiling, Rival
 from machine import BEST, CPP
 from opt_shapes import random_bits
 from pyneurons import backends, ops, reference
-from roofline import MEMORY_BYTES, ceilings
+from roofline import MEMORY_BYTES, ceilings, on
 
 if TYPE_CHECKING:
     from interleaved import Interleaved
@@ -92,7 +92,7 @@ def bench_segment_counts(
         kernel if place == "cache" else ours,
         tokens=rows,
         rivals={"NumPy, unpackbits and sum": Rival(naive, BLOCK)} if beside else {},
-        ceilings={f"reading the same bytes, {threads} threads": reading} if beside else {},
+        ceilings={f"reading the same bytes, {on(threads)}": reading} if beside else {},
         size=mask.nbytes,
         budget_s=2.0,
         case=f"{NEURONS} neurons, {rows:,} rows, {ordered}, "

@@ -67,9 +67,11 @@ def facts() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit that runs, with a plus where files differ from it."""
+    """Return the commit that runs, with a plus where files differ from it, results apart."""
     head = _git("rev-parse", "--short", "HEAD")
-    return head + ("+" if head and _git("status", "--porcelain", "--untracked-files=no") else "")
+    made = (":!bench/results", ":!bench/plots", ":!bench/README.md")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
+    return head + ("+" if changed else "")
 
 
 def _git(*arguments: str) -> str:

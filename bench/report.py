@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import plots
 from goals import GOALS
 from results import Results
+from roofline import on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -128,7 +129,7 @@ def beside(record: Record) -> str:
     return (
         f"### {record['case']}\n\n"
         + table(head, rows)
-        + f"\n{record['rounds']} rounds, {record['threads']} threads, "
+        + f"\nRounds: {record['rounds']}; {on(record['threads'])}, "
         f"{100 * record['firing_share']:.2g} % of cells fire, peak of the process "
         f"{record['peak_resident_mb']:,} MB. In float32 the counts of scan and hooks differ in "
         f"{record['cells_that_differ_in_float32']} cells. Of the {total:.3g} s of a scan: {shares}.\n"

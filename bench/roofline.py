@@ -64,6 +64,11 @@ class Ceilings:
         )
 
 
+def on(threads: int) -> str:
+    """Write how many threads there are."""
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
 @cache
 def ceilings() -> Ceilings:
     """Compile `ceilings.cpp` once for this process."""
