@@ -35,7 +35,7 @@ class Goal:
         """Tell where the median stands."""
         value = -spread[1] if self.less else spread[1]
         floor, goal = (-self.floor, -self.goal) if self.less else (self.floor, self.goal)
-        return "goal" if value >= goal else "floor" if value >= floor else "below the floor"
+        return "goal" if value >= goal else "floor" if value >= floor else "no"
 
 
 def _ratio(part: str, rival: str, **equal: object) -> Callable[[Results], Spread | None]:

@@ -12,6 +12,7 @@ import plots
 from goals import GOALS
 from results import Results
 from roofline import on
+from side_by_side import OWN_FORWARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -118,7 +119,7 @@ def beside(record: Record) -> str:
                 f"{rival['tokens']:,}",
                 spread(rival["tokens_per_s"]),
                 spread(growing["ratio"][name], "x"),
-                spread(rival["ratio"], "x"),
+                "" if name == OWN_FORWARD else spread(rival["ratio"], "x"),
             )
         )
     head = ("program", "tokens a round", "tokens/s", "ours, growing part", "ours, whole call")

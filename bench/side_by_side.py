@@ -249,6 +249,7 @@ def peers(
         exact = dtype == "float32" or tool.startswith("nnsight")
         assert difference <= (1e-5 * truth.size * sample.size if exact else 0.02 * truth.sum())
         rows = tokens.first(amounts[tool])
+        peer.run(len(rows))  # TransformerLens speeds up over its first calls
         yield (
             f"{tool}, {dtype} ({peer.version})",
             Rival(partial(peer.seconds, len(rows)), rows.size),
