@@ -4,16 +4,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
-CPP := $(shell git ls-files 'csrc/**' tests/helpers 2>/dev/null | grep -E '\.(c|cpp|hpp|inl|cu|cuh)$$')
+PEERS := .venv-bench/.set-up
+CPP := $(shell git ls-files 'csrc/**' tests/helpers bench 2>/dev/null | grep -E '\.(c|cpp|hpp|inl|cu|cuh)$$')
 
-.PHONY: help demo setup test test-all check format bench clean
+.PHONY: help demo setup test test-all check format bench bench-peers clean
 
 help:
 	@echo "make demo      set up .venv, scan the embedded model, results and figures in runs/demo"
 	@echo "make test      set up .venv when missing, run the test suite"
 	@echo "make test-all  the longer tests as well, and every instruction set forced in turn"
 	@echo "make check     ruff, mypy, clang-format, import layering"
-	@echo "make bench     benchmarks (each asserts its answer before it times it)"
+	@echo "make bench     benchmarks, results and their page in bench/ (PART=\"ffn scan\": some of them)"
+	@echo "make bench-peers  the other tools that benchmarks run beside, in .venv-bench"
 	@echo "make setup     only the environment;  make clean  remove what was built"
 
 # One install, through the tested versions. No build isolation: the extension is rebuilt on import
@@ -52,9 +54,21 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+# Each part runs alone, and its records replace the older ones: an interrupted run goes on with
+# the parts that are missing, `make bench PART="scan scan_demo"`.
 bench: $(STAMP)
-	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
+	$(BIN)/python bench/run.py $(PART)
+
+# Apart from .venv: they bring a hundred packages along.
+bench-peers: $(PEERS)
+
+$(PEERS): constraints.txt bench/constraints.txt
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt \
+		--constraint bench/constraints.txt torch transformers numpy transformer-lens nnsight
+	touch $(PEERS)
 
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf $(VENV) .venv-bench build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
 	find pyneurons tests bench kernels -name __pycache__ -type d -prune -exec rm -rf {} +
