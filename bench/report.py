@@ -43,6 +43,7 @@ Parts: {parts}.
 OP_PARTS: Final = (
     "ffn",
     "attention",
+    "linear",
     "segment_counts",
     "firing_rows",
     "ngram_keys",

@@ -31,6 +31,7 @@ PARTS = (
     "roofline",
     "ffn",
     "attention",
+    "linear",
     "segment_counts",
     "firing_rows",
     "ngram_keys",
