@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import numpy as np
+
+from pyneurons._memory import aligned_zeros
 from pyneurons.errors import DTypeError, NonFiniteError, ShapeError
 
 if TYPE_CHECKING:
@@ -179,12 +182,15 @@ def _parts(weight: Tensor, most: int) -> Iterator[Tensor]:
 
 def _laid_out(weight: Tensor) -> Tensor:
     """Return the data of `Panels`."""
+    import torch
     from torch.nn import functional
 
     columns, terms = weight.shape
     padded = functional.pad(weight, (0, -terms % WIDTH, 0, -columns % WIDTH))
     pairs = padded.view(-1, WIDTH, padded.shape[1] // 2, 2)
-    return pairs.transpose(1, 2).contiguous().flatten()
+    data = torch.from_numpy(aligned_zeros((padded.numel(),), np.uint16)).view(weight.dtype)
+    data.view(-1, padded.shape[1] // 2, WIDTH, 2).copy_(pairs.transpose(1, 2))
+    return data
 
 
 def _check_matrix(weight: Tensor, name: str) -> None:

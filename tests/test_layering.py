@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pyneurons"
 
 # Two columns on one ground, joined at the top; a room imports what stands lower in its own column.
-GROUND = {"errors": 0, "_env": 1, "_progress": 1, "covering": 1, "result": 1}
+GROUND = {"errors": 0, "_env": 1, "_memory": 0, "_progress": 1, "covering": 1, "result": 1}
 LEFT = {
     "panels": 1,
     "reference": 2,

@@ -228,8 +228,14 @@ inline void write(const AttentionJob& job, const AttentionBuffers& buffers, cons
         for (int lane = 0; lane < 16; lane += float_lanes) {
           store_bfloat16(rounded + lane, load(rows[row] + lane));
         }
-        std::memcpy(out + (query + row) * job.out.row_stride + term, rounded,
-                    static_cast<std::size_t>(columns) * sizeof *out);
+        std::uint16_t* to = out + (query + row) * job.out.row_stride + term;
+        if (columns == 16) {
+          std::memcpy(to, rounded, sizeof rounded);
+          continue;
+        }
+        for (std::int64_t column = 0; column < columns; ++column) {
+          to[column] = rounded[column];
+        }
       }
     }
   }

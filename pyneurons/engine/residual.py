@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from pyneurons._memory import aligned_zeros
 from pyneurons.engine.scratch import ScratchFile
 
 if TYPE_CHECKING:
@@ -37,11 +38,12 @@ class MemoryResidual:
     """The residual stream in memory: 4 N D bytes."""
 
     def __init__(self, rows: int, hidden: int) -> None:
-        self._values = torch.empty(rows, hidden)
+        self._values = torch.from_numpy(aligned_zeros((rows, hidden), np.float32))
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return a copy of rows [start, stop)."""
-        return self._values[start:stop].clone()
+        taken = torch.from_numpy(aligned_zeros((stop - start, self._values.shape[1]), np.float32))
+        return taken.copy_(self._values[start:stop])
 
     def write(self, start: int, values: torch.Tensor) -> None:
         """Replace the rows from ``start`` on."""
@@ -61,7 +63,7 @@ class FileResidual:
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop)."""
-        values = torch.empty(stop - start, self._hidden)
+        values = torch.from_numpy(aligned_zeros((stop - start, self._hidden), np.float32))
         self._file.read(4 * start * self._hidden, values.numpy())
         return values
 

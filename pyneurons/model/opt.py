@@ -31,6 +31,7 @@ import torch
 from torch.nn import functional
 
 from pyneurons import ops
+from pyneurons._memory import aligned_zeros
 from pyneurons.errors import DTypeError, ShapeError
 from pyneurons.model.config import NORM_EPSILON, POSITION_OFFSET, OptConfig
 from pyneurons.panels import WIDTH, Panels, SplitPanels
@@ -79,7 +80,7 @@ class _Scratch(threading.local):
             self._buffers.pop(name, None)
             # A buffer made in inference mode could not be written outside of it.
             with torch.inference_mode(mode=False):
-                held = self._buffers[name] = torch.empty(size, dtype=torch.uint8)
+                held = self._buffers[name] = torch.from_numpy(aligned_zeros((size,), np.uint8))
         return held[:size].view(dtype).view(*shape)
 
 
