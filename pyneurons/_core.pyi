@@ -79,6 +79,14 @@ def attention(
     isa: str,
     threads: int,
 ) -> None: ...
+def linear(
+    x: Bits,
+    weight: Bits,
+    bias: Bits | None,
+    out: Bits,
+    isa: str,
+    threads: int,
+) -> None: ...
 def linear_split(
     x: npt.NDArray[np.float32],
     weight: list[Bits],

@@ -330,10 +330,25 @@ SMALL_PRODUCTS: Final = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2))
 """Parts of x and of the weight whose products come before that of the largest two, in this order."""
 
 
-def linear(x: Tensor, weight: SplitPanels, bias: Tensor | None, out: Tensor) -> None:
-    """Write ``x @ weight.T + bias`` by products of bfloat16 parts; see `pyneurons.ops`."""
+def linear(
+    x: Tensor,
+    weight: Panels | SplitPanels,
+    bias: Tensor | None,
+    out: Tensor,
+    sums: Sums | None = None,
+) -> None:
+    """Write ``x @ weight.T + bias``, in float32 by products of bfloat16 parts; see `pyneurons.ops`.
+
+    ``sums`` is the order of sums in bfloat16, by default AMX's.
+    """
     import torch
 
+    if isinstance(weight, Panels):
+        zero = np.zeros((len(x), weight.shape[0]), dtype=np.float32)
+        terms = weight.weight().float().numpy().T
+        y = torch.from_numpy((sums or paired_sum)(x.float().numpy(), terms, zero))
+        out.copy_(y if bias is None else y + bias.float())
+        return
     left = split(x.numpy())
     right = [part.weight().float().numpy().T for part in weight.parts]
     small = [(i, j) for i, j in SMALL_PRODUCTS if j < len(right)]

@@ -34,7 +34,9 @@ def test_the_kernels_for_amx_give_the_reference_s_bits(tmp_path: Path) -> None:
         "PYNEURONS_ASSUME_AMX": "1",
         "PYNEURONS_REQUIRE_BACKENDS": "cpp:amx",
     }
-    tests = [str(TESTS / f"test_{op}.py") for op in ("ffn", "attention", "linear")]
+    tests = [
+        str(TESTS / f"test_{op}.py") for op in ("ffn", "attention", "linear", "linear_bfloat16")
+    ]
     # faulthandler would take the signal for itself.
     options = ["-q", "-p", "no:faulthandler", "-p", "no:cacheprovider", "-k", "cpp and amx"]
     run = subprocess.run(

@@ -14,7 +14,7 @@ import torch
 
 import inputs
 from pyneurons import _core, backends, ops, reference
-from pyneurons.panels import SplitPanels
+from pyneurons.panels import Panels, SplitPanels
 
 REPOSITORY = Path(__file__).parents[1]
 CORE = REPOSITORY / "csrc" / "core"
@@ -28,11 +28,13 @@ OPS = (
     "ffn_epilogue",
     "ffn",
     "attention",
+    "linear",
     "linear_split",
 )
 PRODUCTS = (
     "ffn",
     "attention",
+    "linear",
     "linear_split",
 )  # of bfloat16: what avx512bf16 and amx have kernels of their own for
 
@@ -66,6 +68,8 @@ def run_every_op(backend):
         ops.ffn(x, weight, None, None, None, residual, mask[None], z_max, backend=backend)
     qkv, out = (torch.zeros(8, width, dtype=torch.bfloat16) for width in (12, 4))
     ops.attention(qkv, everything, 2, out, backend=backend)
+    panels = Panels.of(torch.ones(4, 12, dtype=torch.bfloat16))
+    ops.linear(qkv, panels, None, out, backend=backend)
     split = SplitPanels.of(torch.ones(40, 4))
     ops.linear(torch.ones(8, 4), split, None, torch.zeros(8, 40), backend=backend)
 

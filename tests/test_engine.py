@@ -296,8 +296,10 @@ def test_residual_stores_agree(tmp_path: Path) -> None:
         assert store.read(2, 6).tolist() == [
             *values[2:3].tolist(), *(-values[3:5]).tolist(), *values[5:6].tolist(),
         ]  # fmt: skip
-        store.read(0, 50).fill_(9)  # a copy
-        assert store.read(0, 1).tolist() == values[:1].tolist()
+        rows = store.read(10, 12)  # in place or a copy
+        rows.add_(1)
+        store.write(10, rows)
+        assert torch.equal(store.read(9, 13), values[9:13] + torch.tensor([[0], [1], [1], [0]]))
         store.close()
     assert list(tmp_path.iterdir()) == []
 

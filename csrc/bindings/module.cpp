@@ -300,6 +300,24 @@ void py_attention(const py::array& qkv_, const py::array& starts_, std::int64_t 
   attention(qkv, starts, sequences, heads, out, isa, threads);
 }
 
+void py_linear(const py::array& x_, const py::array& weight_, const std::optional<py::array>& bias_,
+               const py::array& out_, const std::string& isa_, int threads) {
+  constexpr const char* op = "linear";
+  const auto x = arrays::matrix<const std::uint16_t>(op, "x", x_);
+  const auto out = arrays::matrix<std::uint16_t>(op, "out", out_);
+  if (out.rows != x.rows) {
+    arrays::refuse(arrays::where(op, "out"),
+                   "has shape " + arrays::shape_of(out_) + ", expected as many rows as x has");
+  }
+  const Panels weight = panels_in(op, "weight", weight_, out.cols, x.cols);
+  const auto* bias =
+      bias_ ? arrays::vector<const std::uint16_t>(op, "bias", *bias_, out.cols) : nullptr;
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  const py::gil_scoped_release release;
+  linear(x, weight, bias, out, isa, threads);
+}
+
 void py_linear_split(const py::array& x_, const std::vector<py::array>& weight_,
                      const std::optional<py::array>& bias_, const py::array& out_,
                      const std::string& isa_, int threads) {
@@ -401,6 +419,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         "row * F + neuron of the first pre-activation that is not finite, or -1.");
   m.def("attention", &py_attention, py::arg("qkv").noconvert(), py::arg("starts").noconvert(),
         py::arg("heads"), py::arg("out").noconvert(), py::arg("isa"), py::arg("threads"));
+  m.def("linear", &py_linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
+        py::arg("bias").noconvert().none(true), py::arg("out").noconvert(), py::arg("isa"),
+        py::arg("threads"));
   m.def("linear_split", &py_linear_split, py::arg("x").noconvert(), py::arg("weight"),
         py::arg("bias").noconvert().none(true), py::arg("out").noconvert(), py::arg("isa"),
         py::arg("threads"));

@@ -220,37 +220,6 @@ struct Addition {
   }
 };
 
-/// z of one group of neurons, each block handed to the activation.
-inline void up(Engine& engine, const FfnJob& job, const FfnBuffers& buffers, std::int64_t blocks,
-               Activation& activation) {
-  const Parts parts(job.fc1.chunks);
-  const int lines = lines_ahead(blocks);
-  std::int64_t turn = 0;
-  for (std::int64_t panel = 0; panel < activation.panels; ++panel) {
-    const std::uint16_t* weights = job.fc1.data + (activation.first + panel) * job.fc1.size;
-    for (std::int64_t part = 0; part < parts.number; ++part) {
-      const std::int64_t step = parts.begin(part);
-      const std::int64_t steps = parts.begin(part + 1) - step;
-      const bool last = part + 1 == parts.number;
-      const std::uint16_t* right = weights + step * chunk_size;
-      const std::uint16_t* ahead = right + steps * chunk_size;
-      for (std::int64_t block = 0; block < blocks; ++block) {
-        float* sums = buffers.part + block * block_size;
-        float* out = last ? buffers.finished + turn % 2 * block_size : sums;
-        multiply_block(engine, buffers.x + (block * job.fc1.chunks + step) * chunk_size, right,
-                       nullptr, steps, part == 0 ? nullptr : sums, out, ahead, lines, activation);
-        ahead += lines * steps * 32;
-        if (last) {
-          activation.finish();
-          activation.take(out, panel, block, steps);
-          ++turn;
-        }
-      }
-    }
-  }
-  activation.finish();
-}
-
 /// y += h of one group times its rows of fc2; the last group's sums go to the residual.
 inline void down_by_tiles(Engine& engine, const FfnJob& job, const FfnBuffers& buffers,
                           std::int64_t blocks, std::int64_t first, std::int64_t panels,
@@ -399,7 +368,8 @@ Isa ffn(const FfnJob& job, unsigned char* scratch, std::int64_t begin, std::int6
     const std::int64_t panels = job.fc1.panels - first < group ? job.fc1.panels - first : group;
     std::memset(buffers.n_live, 0, static_cast<std::size_t>(blocks) * sizeof *buffers.n_live);
     Activation activation{job, buffers, begin, rows, first, panels, z_max};
-    up(engine, job, buffers, blocks, activation);
+    multiply_panels(engine, buffers.x, job.fc1, first, panels, blocks, buffers.part,
+                    buffers.finished, activation);
     float sum = 0.0F;
     for (const float value : activation.wrong) {
       sum += value;

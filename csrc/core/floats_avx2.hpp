@@ -88,6 +88,10 @@ inline void store_bfloat16(std::uint16_t* values, Floats a) {
       _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(values), narrow);
 }
+inline void store_bfloat16(std::uint16_t* values, Floats first, Floats second) {
+  store_bfloat16(values, first);
+  store_bfloat16(values + float_lanes, second);
+}
 /// Pairs of bfloat16, the first of each and the second of each.
 inline void load_pairs(const std::uint16_t* values, Floats& first, Floats& second) {
   const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));

@@ -126,6 +126,14 @@ struct AttentionJob {
   MatrixView<std::uint16_t> out;
 };
 
+struct LinearJob {
+  static constexpr std::int64_t block = 512;  // rows
+  MatrixView<const std::uint16_t> x;
+  Panels weight;
+  const float* bias;  // padded with zeros to whole panels
+  MatrixView<std::uint16_t> out;
+};
+
 struct LinearSplitJob {
   // Rows whose parts stay in L2, 576 KiB for 768 terms, while the panels of the weight pass.
   static constexpr std::int64_t block = 128;
@@ -138,16 +146,18 @@ struct LinearSplitJob {
 };
 
 /// Products of bfloat16 depend on the order of their sums: what computes them.
-#define PYNEURONS_DECLARE_PRODUCTS(isa)                                                    \
-  namespace isa {                                                                          \
-  FfnSpace ffn_space(const FfnJob& job);                                                   \
-  Isa ffn(const FfnJob& job, unsigned char* scratch, std::int64_t begin, std::int64_t end, \
-          float* z_max, std::int64_t* wrong);                                              \
-  std::size_t attention_space(const AttentionJob& job, std::int64_t length);               \
-  Isa attention(const AttentionJob& job, unsigned char* scratch, std::int64_t sequence,    \
-                std::int64_t head);                                                        \
-  Isa linear_split(const LinearSplitJob& job, unsigned char* scratch, std::int64_t begin,  \
-                   std::int64_t end);                                                      \
+#define PYNEURONS_DECLARE_PRODUCTS(isa)                                                           \
+  namespace isa {                                                                                 \
+  FfnSpace ffn_space(const FfnJob& job);                                                          \
+  Isa ffn(const FfnJob& job, unsigned char* scratch, std::int64_t begin, std::int64_t end,        \
+          float* z_max, std::int64_t* wrong);                                                     \
+  std::size_t attention_space(const AttentionJob& job, std::int64_t length);                      \
+  Isa attention(const AttentionJob& job, unsigned char* scratch, std::int64_t sequence,           \
+                std::int64_t head);                                                               \
+  std::size_t linear_space(const LinearJob& job);                                                 \
+  Isa linear(const LinearJob& job, unsigned char* scratch, std::int64_t begin, std::int64_t end); \
+  Isa linear_split(const LinearSplitJob& job, unsigned char* scratch, std::int64_t begin,         \
+                   std::int64_t end);                                                             \
   }
 
 #define PYNEURONS_DECLARE_KERNELS(isa)                                               \
@@ -186,6 +196,8 @@ struct Kernels {
   decltype(&scalar::ffn) ffn;
   decltype(&scalar::attention_space) attention_space;
   decltype(&scalar::attention) attention;
+  decltype(&scalar::linear_space) linear_space;
+  decltype(&scalar::linear) linear;
   decltype(&scalar::linear_split) linear_split;
 };
 

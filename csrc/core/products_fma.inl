@@ -103,5 +103,39 @@ inline void multiply_rows(Engine& engine, const Left* left, std::int64_t chunks,
   product(engine, left, chunks * Panels::chunk, panel, steps, c_out, Panels::width, rows);
 }
 
+/// Rows as left sides, zeros behind the last row and term.
+inline void pack_rows(MatrixView<const std::uint16_t> x, std::int64_t begin, std::int64_t end,
+                      std::int64_t chunks, Left* left) {
+  constexpr std::int64_t rows = 32;
+  for (std::int64_t top = begin; top < end; top += rows, left += rows * chunks * Panels::chunk) {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+        std::uint16_t terms[Panels::chunk] = {};
+        for (std::int64_t i = 0; i < Panels::chunk && top + row < end; ++i) {
+          const std::int64_t term = chunk * Panels::chunk + i;
+          terms[i] = term < x.cols ? x.data[(top + row) * x.row_stride + term] : 0;
+        }
+        put_left(left, chunks, row, chunk, terms);
+      }
+    }
+  }
+}
+
+/// x, all terms, times `count` panels from `first` on: each block of 32 rows by 32 columns is
+/// handed to the reader.
+template <typename Reader>
+inline void multiply_panels(Engine& engine, const Left* x, const Panels& weight, std::int64_t first,
+                            std::int64_t count, std::int64_t blocks, float* /*waiting*/,
+                            float* finished, Reader& reader) {
+  for (std::int64_t panel = 0; panel < count; ++panel) {
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      multiply_rows(engine, x + block * 32 * weight.chunks * Panels::chunk, weight.chunks,
+                    weight.data + (first + panel) * weight.size, weight.chunks, nullptr, finished);
+      reader.take(finished, panel, block, 1);
+      reader.finish();
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pyneurons::PYNEURONS_ISA

@@ -155,5 +155,42 @@ inline int lines_ahead(std::int64_t blocks) {
   return static_cast<int>(lines < 4 ? lines : 4);
 }
 
+/// x, all terms, times `count` panels from `first` on: each block of 32 rows by 32 columns is
+/// handed to the reader, which has until the next one but one to read it.
+///
+/// waiting   [blocks][32][32]: sums over the parts of the terms before the last
+/// finished  [2][32][32]
+template <typename Reader>
+inline void multiply_panels(Engine& engine, const Left* x, const Panels& weight, std::int64_t first,
+                            std::int64_t count, std::int64_t blocks, float* waiting,
+                            float* finished, Reader& reader) {
+  const Parts parts(weight.chunks);
+  const int lines = lines_ahead(blocks);
+  std::int64_t turn = 0;
+  for (std::int64_t panel = 0; panel < count; ++panel) {
+    const std::uint16_t* data = weight.data + (first + panel) * weight.size;
+    for (std::int64_t part = 0; part < parts.number; ++part) {
+      const std::int64_t step = parts.begin(part);
+      const std::int64_t steps = parts.begin(part + 1) - step;
+      const bool last = part + 1 == parts.number;
+      const std::uint16_t* right = data + step * chunk_size;
+      const std::uint16_t* ahead = right + steps * chunk_size;
+      for (std::int64_t block = 0; block < blocks; ++block) {
+        float* sums = waiting + block * block_size;
+        float* out = last ? finished + turn % 2 * block_size : sums;
+        multiply_block(engine, x + (block * weight.chunks + step) * chunk_size, right, nullptr,
+                       steps, part == 0 ? nullptr : sums, out, ahead, lines, reader);
+        ahead += lines * steps * 32;
+        if (last) {
+          reader.finish();
+          reader.take(out, panel, block, steps);
+          ++turn;
+        }
+      }
+    }
+  }
+  reader.finish();
+}
+
 }  // namespace
 }  // namespace pyneurons::PYNEURONS_ISA

@@ -214,8 +214,24 @@ class _Ops:
         _core.attention(_bits(qkv), starts, heads, _bits(out), self.isa, threads)
 
     def linear(
-        self, x: Tensor, weight: SplitPanels, bias: Tensor | None, out: Tensor, *, threads: int
+        self,
+        x: Tensor,
+        weight: Panels | SplitPanels,
+        bias: Tensor | None,
+        out: Tensor,
+        *,
+        threads: int,
     ) -> None:
+        if isinstance(weight, Panels):
+            _core.linear(
+                _bits(x),
+                _bits(weight.data),
+                None if bias is None else _bits(bias),
+                _bits(out),
+                self.isa,
+                threads,
+            )
+            return
         _core.linear_split(
             x.numpy(),
             [_bits(part.data) for part in weight.parts],

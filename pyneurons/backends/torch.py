@@ -11,7 +11,7 @@ from pyneurons.errors import BackendUnavailable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pyneurons.panels import SplitPanels
+    from pyneurons.panels import Panels, SplitPanels
 
 
 def load(name: str) -> Backend:
@@ -32,13 +32,14 @@ def load(name: str) -> Backend:
 
 def linear(
     x: Tensor,
-    weight: SplitPanels,
+    weight: Panels | SplitPanels,
     bias: Tensor | None,
     out: Tensor,
     *,
     threads: int,  # noqa: ARG001
 ) -> None:
     """Multiply by the sum of the parts; the threads are those of torch."""
+    _refuse_bfloat16(x)
     cpp.linear(x, weight.weight(), bias, out)
 
 

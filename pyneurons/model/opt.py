@@ -3,12 +3,12 @@
 torch's products give a row other bits when the number of rows changes, and attention does when a
 sequence is padded to another length. So the shape of every product is fixed here:
 
-- linear maps run on blocks of `ROWS` rows that begin on 64 bytes, the last block padded;
-- where a layer is converted with `split`, float32 linear maps are `ops.linear`, whose rows depend on
-  themselves alone, by parts of bfloat16;
-- attention and the feed-forward block are our own in bfloat16, their order of sums fixed
-  (`ops.attention`, `ops.ffn`); in float32 attention is torch's, on sequences padded to `bucket` of
-  their own length, in copies laid out by head.
+- in bfloat16 linear maps, attention and the feed-forward block are our own, their order of sums
+  fixed (`ops.linear`, `ops.attention`, `ops.ffn`);
+- in float32 linear maps are torch's, on blocks of `ROWS` rows that begin on 64 bytes, the last block
+  padded; or, where a layer is converted with `split`, `ops.linear` by parts of bfloat16;
+- in float32 attention is torch's, on sequences padded to `bucket` of their own length, in copies
+  laid out by head.
 
 With one thread inside torch (``torch.set_num_threads(1)``) a sequence then gets the same bits
 whatever stands before or behind it, in any micro-batch, in any thread. Nothing here is shared
@@ -95,13 +95,13 @@ class LayerWeights:
     norm_before: bool
     attention_norm_weight: Tensor | None  # [D] float32: self_attn_layer_norm
     attention_norm_bias: Tensor | None
-    qkv_weight: Tensor | SplitPanels  # [3 D, D]: q, k, v
+    qkv_weight: Tensor | Panels | SplitPanels  # [3 D, D]: q, k, v; as panels in bfloat16
     qkv_bias: Tensor | None
-    out_weight: Tensor | SplitPanels  # [D, D]
+    out_weight: Tensor | Panels | SplitPanels  # [D, D]
     out_bias: Tensor | None
     ffn_norm_weight: Tensor | None  # [D] float32: final_layer_norm of the layer
     ffn_norm_bias: Tensor | None
-    fc1_weight: Tensor | Panels | SplitPanels  # [F, D]; laid out as panels in bfloat16
+    fc1_weight: Tensor | Panels | SplitPanels  # [F, D]
     fc1_bias: Tensor | None
     fc2_weight: Tensor | Panels | SplitPanels  # [D, F]
     fc2_bias: Tensor | None
@@ -126,7 +126,7 @@ def convert_layer(
     Raises
     ------
     NonFiniteError
-        For a NaN or infinity in a matrix: in bfloat16 one of the feed-forward block, split any.
+        For a NaN or infinity in a matrix, in bfloat16 and split.
 
     Notes
     -----
@@ -140,14 +140,11 @@ def convert_layer(
         values = raw.get(name)
         return None if values is None else values.to(kind)
 
-    def matrix(name: str, weight: Tensor) -> Tensor | SplitPanels:
-        split_here = split and dtype == torch.float32
-        return SplitPanels.of(weight, name) if split_here else weight.to(dtype)
-
-    def for_ffn(name: str) -> Tensor | Panels | SplitPanels:
+    def matrix(name: str, weight: Tensor | None = None) -> Tensor | Panels | SplitPanels:
+        weight = raw[name] if weight is None else weight
         if dtype == torch.bfloat16:
-            return Panels.of(raw[name].to(dtype), name)
-        return matrix(name, raw[name])
+            return Panels.of(weight.to(dtype), name)
+        return SplitPanels.of(weight, name) if split else weight.to(dtype)
 
     def stacked(suffix: str, shape: tuple[int, ...]) -> Tensor:
         out = torch.empty(shape, dtype=dtype)
@@ -162,13 +159,13 @@ def convert_layer(
         attention_norm_bias=get("self_attn_layer_norm.bias", torch.float32),
         qkv_weight=matrix("self_attn.q, k, v", stacked("weight", (3 * hidden, hidden))),
         qkv_bias=stacked("bias", (3 * hidden,)) if config.enable_bias else None,
-        out_weight=matrix("self_attn.out_proj.weight", raw["self_attn.out_proj.weight"]),
+        out_weight=matrix("self_attn.out_proj.weight"),
         out_bias=get("self_attn.out_proj.bias"),
         ffn_norm_weight=get("final_layer_norm.weight", torch.float32),
         ffn_norm_bias=get("final_layer_norm.bias", torch.float32),
-        fc1_weight=for_ffn("fc1.weight"),
+        fc1_weight=matrix("fc1.weight"),
         fc1_bias=get("fc1.bias"),
-        fc2_weight=for_ffn("fc2.weight"),
+        fc2_weight=matrix("fc2.weight"),
         fc2_bias=get("fc2.bias"),
     )
 
@@ -389,7 +386,7 @@ def converted_layer_bytes(
             return 4 * math.prod(shape)
         if parts and len(shape) == 2:
             return 2 * parts * padded(shape)
-        laid_out = dtype == torch.bfloat16 and name in ("fc1.weight", "fc2.weight")
+        laid_out = dtype == torch.bfloat16 and len(shape) == 2
         return dtype.itemsize * (padded(shape) if laid_out else math.prod(shape))
 
     total = sum(size(name, shape) for name, shape in shapes.items())
@@ -538,13 +535,13 @@ def _fill(block: Tensor, rows: Tensor) -> None:
 
 def _linear(
     x: Tensor,
-    weight: Tensor | SplitPanels,
+    weight: Tensor | Panels | SplitPanels,
     bias: Tensor | None,
     out: Tensor,
     backend: str | None = None,
 ) -> None:
     """Overwrite ``out`` with ``x @ weight.T + bias``; in torch the bias inside the sum."""
-    if isinstance(weight, SplitPanels):
+    if isinstance(weight, Panels | SplitPanels):
         ops.linear(x, weight, bias, out, backend=backend)
     elif bias is None:
         torch.mm(x, weight.t(), out=out)

@@ -18,10 +18,11 @@ enum class Op : int {
   ffn_epilogue,
   ffn,
   attention,
+  linear,
   linear_split
 };
 
-inline constexpr int op_count = 9;
+inline constexpr int op_count = 10;
 
 /// The op's name, as in Python.
 const char* op_name(Op op);

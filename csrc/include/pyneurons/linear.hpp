@@ -8,6 +8,22 @@
 
 namespace pyneurons {
 
+/// A linear map in bfloat16, sums in f32.
+///
+///   out[n] = bfloat16(x[n] weight + bias)
+///
+/// x       [M, K] bits of bfloat16
+/// weight  K terms, N columns
+/// bias    [N] bits of bfloat16, or null
+/// out     [M, N] bits of bfloat16, overwritten
+///
+/// The order of every sum is fixed: that of `ffn` (see ffn.hpp). The bias is added to the finished
+/// sum. A row depends on itself alone. Denormals are 0.
+///
+/// Cost: 2 M K N operations.
+void linear(MatrixView<const std::uint16_t> x, Panels weight, const std::uint16_t* bias,
+            MatrixView<std::uint16_t> out, Isa isa, int threads);
+
 /// A matrix of f32 as a sum of matrices of bfloat16, each laid out as panels of the same shape.
 struct SplitPanels {
   static constexpr int most = 3;

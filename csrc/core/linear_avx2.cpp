@@ -1,0 +1,5 @@
+#include "floats_avx2.hpp"  // first: the vector type that the kernel is written in
+
+#include "products_fma.inl"
+
+#include "linear.inl"

@@ -1,0 +1,7 @@
+#define PYNEURONS_ISA avx512bf16
+
+#include "floats_avx512.hpp"  // first: the vector type that the kernel is written in
+
+#include "products_avx512bf16.inl"
+
+#include "linear.inl"
