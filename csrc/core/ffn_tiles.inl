@@ -153,6 +153,7 @@ struct Activation {
                        larger(value[1], broadcast(0.0F)));
       }
       mask[at * stride] = bits;
+      __builtin_prefetch(mask + (block_rows + at) * stride, 1, 2);
       count += __builtin_popcount(bits);
     }
     for (int v = 0; v < vectors; ++v) {
@@ -204,6 +205,9 @@ struct Addition {
     for (std::int64_t row = 0; row < count; ++row) {
       float* sum = residual + row * job.residual.row_stride;
       const float* more = y + row * width;
+      // The row of the next block: rows lie too far apart for the processor to see it coming.
+      __builtin_prefetch(sum + block_rows * job.residual.row_stride, 1, 2);
+      __builtin_prefetch(sum + block_rows * job.residual.row_stride + width / 2, 1, 2);
       if (columns == width) {
         for (std::int64_t lane = 0; lane < width; lane += float_lanes) {
           store(sum + lane, add(load(sum + lane), add(load(more + lane), load(bias + lane))));
