@@ -218,7 +218,7 @@ def extremes(
         return slice(start, min(start + _NEURON_BLOCK, neurons))
 
     def directions_of(start: int) -> torch.Tensor:
-        return unembedding.directions(fc2_weight[:, part_of(start)].T.contiguous())
+        return unembedding.directions(fc2_weight[:, part_of(start)].T)
 
     def approach(start: int) -> None:
         directions, part = directions_of(start), part_of(start)
@@ -260,6 +260,7 @@ def extremes(
         directions, part = directions_of(start), part_of(start)
         exact = directions.double()
         mean[part] = (exact @ unembedding.total / count).float()
+        exact = exact.contiguous()
         for side, name, sign in zip(sides, ("promoted", "suppressed"), (1, -1), strict=True):
             neuron, column = side.candidates(part)
             scores = torch.empty(len(neuron))
