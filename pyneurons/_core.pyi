@@ -9,6 +9,9 @@ Words: TypeAlias = npt.NDArray[np.uint32]
 Ids: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Bits: TypeAlias = npt.NDArray[np.uint16]  # of bfloat16
+Floats: TypeAlias = npt.NDArray[np.float32]
+# low, column, upper, number
+Candidates: TypeAlias = tuple[Floats, npt.NDArray[np.int32], Floats, npt.NDArray[np.int32]]
 Order: TypeAlias = npt.NDArray[np.int32] | None
 
 def isas() -> list[str]: ...
@@ -94,4 +97,16 @@ def linear_split(
     out: npt.NDArray[np.float32],
     isa: str,
     threads: int,
+) -> None: ...
+def score_candidates(
+    scores: Bits | Floats,
+    length: Floats,
+    bound: Floats,
+    unit: float,
+    first: int,
+    largest: Candidates,
+    smallest: Candidates,
+) -> None: ...
+def exact_scores(
+    rows: Floats, directions: npt.NDArray[np.float64], owner: Ints, out: Floats
 ) -> None: ...

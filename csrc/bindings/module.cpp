@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "arrays.hpp"
@@ -19,6 +20,7 @@
 #include "pyneurons/ngram_keys.hpp"
 #include "pyneurons/ngram_triggers.hpp"
 #include "pyneurons/panels.hpp"
+#include "pyneurons/score_candidates.hpp"
 #include "pyneurons/segment_counts.hpp"
 
 namespace py = pybind11;
@@ -344,6 +346,82 @@ void py_linear_split(const py::array& x_, const std::vector<py::array>& weight_,
   linear_split(x, weight, bias, out, isa, threads);
 }
 
+/// (low, column, upper, number)
+using CandidateArrays = std::tuple<py::array, py::array, py::array, py::array>;
+
+/// The arrays of one end of the scores of so many neurons.
+ScoreCandidates candidates_in(const char* op, const CandidateArrays& arrays_,
+                              std::int64_t neurons) {
+  const auto& [low_, column_, upper_, number_] = arrays_;
+  const ScoreCandidates found{arrays::matrix<float>(op, "low", low_),
+                              arrays::matrix<std::int32_t>(op, "column", column_),
+                              arrays::matrix<float>(op, "upper", upper_),
+                              arrays::vector<std::int32_t>(op, "number", number_, neurons)};
+  if (found.low.rows != neurons || found.low.cols < 1) {
+    arrays::refuse(arrays::where(op, "low"), "has shape " + arrays::shape_of(low_));
+  }
+  if (found.column.rows != neurons || found.upper.rows != neurons ||
+      found.upper.cols != found.column.cols || found.column.cols > INT32_MAX) {
+    arrays::refuse(arrays::where(op, "column, upper"),
+                   "have shapes " + arrays::shape_of(column_) + ", " + arrays::shape_of(upper_));
+  }
+  for (std::int64_t b = 0; b < neurons; ++b) {
+    if (found.number[b] < -1 || found.number[b] > found.column.cols) {
+      arrays::refuse(arrays::where(op, "number"), "is out of range at " + std::to_string(b));
+    }
+  }
+  return found;
+}
+
+template <typename Score>
+void candidates_of(const py::array& scores_, const py::array& length_, const py::array& bound_,
+                   float unit, std::int32_t first, const CandidateArrays& largest_,
+                   const CandidateArrays& smallest_) {
+  constexpr const char* op = "score_candidates";
+  const auto scores = arrays::matrix<const Score>(op, "scores", scores_);
+  if (first < 0 || scores.cols > INT32_MAX - first) {
+    arrays::refuse(arrays::where(op, "first"), "is out of range");
+  }
+  const NearScores<Score> near{
+      scores, arrays::vector<const float>(op, "length", length_, scores.cols),
+      arrays::vector<const float>(op, "bound", bound_, scores.rows), unit, first};
+  const ScoreCandidates largest = candidates_in(op, largest_, scores.rows);
+  const ScoreCandidates smallest = candidates_in(op, smallest_, scores.rows);
+  const py::gil_scoped_release release;
+  score_candidates(near, largest, smallest);
+}
+
+void py_score_candidates(const py::array& scores, const py::array& length, const py::array& bound,
+                         float unit, std::int32_t first, const CandidateArrays& largest,
+                         const CandidateArrays& smallest) {
+  if (py::isinstance<py::array_t<std::uint16_t>>(scores)) {
+    candidates_of<std::uint16_t>(scores, length, bound, unit, first, largest, smallest);
+  } else {
+    candidates_of<float>(scores, length, bound, unit, first, largest, smallest);
+  }
+}
+
+void py_exact_scores(const py::array& rows_, const py::array& directions_, const py::array& owner_,
+                     const py::array& out_) {
+  constexpr const char* op = "exact_scores";
+  const auto rows = arrays::matrix<const float>(op, "rows", rows_);
+  const auto directions = arrays::matrix<const double>(op, "directions", directions_);
+  const auto* owner = arrays::vector<const std::int64_t>(op, "owner", owner_, rows.rows);
+  auto* out = arrays::vector<float>(op, "out", out_, rows.rows);
+  if (directions.cols != rows.cols) {
+    arrays::refuse(arrays::where(op, "directions"), "has shape " + arrays::shape_of(directions_) +
+                                                        ", expected as many columns as " +
+                                                        arrays::shape_of(rows_));
+  }
+  for (std::int64_t i = 0; i < rows.rows; ++i) {
+    if (owner[i] < 0 || owner[i] >= directions.rows) {
+      arrays::refuse(arrays::where(op, "owner"), "is out of range at " + std::to_string(i));
+    }
+  }
+  const py::gil_scoped_release release;
+  exact_scores(rows, directions, owner, out);
+}
+
 std::vector<std::string> isas() {
   std::vector<std::string> names;
   for (const Isa isa : all_isas) {
@@ -425,4 +503,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("linear_split", &py_linear_split, py::arg("x").noconvert(), py::arg("weight"),
         py::arg("bias").noconvert().none(true), py::arg("out").noconvert(), py::arg("isa"),
         py::arg("threads"));
+  m.def("score_candidates", &py_score_candidates, py::arg("scores").noconvert(),
+        py::arg("length").noconvert(), py::arg("bound").noconvert(), py::arg("unit"),
+        py::arg("first"), py::arg("largest"), py::arg("smallest"));
+  m.def("exact_scores", &py_exact_scores, py::arg("rows").noconvert(),
+        py::arg("directions").noconvert(), py::arg("owner").noconvert(),
+        py::arg("out").noconvert());
 }

@@ -287,7 +287,11 @@ class Engine:
             counters=counter,
             strip_counters=1024 * per_neuron,
             projection=vocabulary.projection_bytes(
-                head.shape[0], head.shape[1], config.hidden_size, settings.threads
+                head.shape[0],
+                head.shape[1],
+                config.hidden_size,
+                config.ffn_dim,
+                settings.threads,
             ),
         )
         return make_plan(sizes, settings.memory_bytes, residual=settings.residual, index=index)

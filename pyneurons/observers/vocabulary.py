@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from pyneurons import _env
+from pyneurons import _core, _env
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,12 +26,11 @@ PROJECTIONS = ("dot", "cosine", "final_norm")
 
 _NEURON_BLOCK = 256
 _VOCABULARY_BLOCK = 8192
-_CHUNK = 32
 _LOW = 0xFFFFFFFF
 # A neuron with more candidates than this is scored exactly on the whole vocabulary instead.
 _MOST_CANDIDATES = 512
-# Neurons whose candidates are scored at a time.
-_TOGETHER = 16
+# Rows that are converted, or candidates that are scored, at a time: they stay in L2.
+_ROWS = 512
 # What rounding in the computation of a bound may take from it.
 _CARE = 1.01
 
@@ -93,106 +92,76 @@ class Unembedding:
                 total += few.double().sum(dim=0)
         return total
 
+    @functools.cached_property
+    def lengths(self) -> torch.Tensor:
+        """The lengths of rows, float32 [V'], none of them 0: a row of zeros is there as well."""
+        return torch.cat([rows.norm(dim=1) for _, rows in self.blocks()]).clamp_min_(1e-30)
+
+    @functools.cached_property
+    def rounding(self) -> float:
+        """The largest length that rounding to bfloat16 takes from a row, as a share of the row's."""
+        largest = 0.0
+        for first, rows in self.blocks():
+            lost = (rows - rows.bfloat16()).norm(dim=1)
+            largest = max(largest, float((lost / self.lengths[first : first + len(rows)]).max()))
+        return largest
+
     def _finish(self, rows: torch.Tensor) -> None:
         if self.projection == "cosine":
             rows /= rows.norm(dim=1, keepdim=True).clamp_min(1e-30)
 
 
-def projection_bytes(vocabulary: int, embedding: int, hidden: int, threads: int) -> int:
+def projection_bytes(
+    vocabulary: int, embedding: int, hidden: int, neurons: int, threads: int
+) -> int:
     """Return what `extremes`, or a layer's suppression, needs at most at a time, outputs apart."""
     rows = min(_VOCABULARY_BLOCK, vocabulary)
-    # Scores of a block, rounded and in float32, a quarter more for maxima and candidates; the
-    # neurons' directions; the rows of candidates.
-    most = min(_MOST_CANDIDATES, vocabulary)
-    block = (
-        _NEURON_BLOCK * (7 * rows + 8 * (hidden + embedding)) + 12 * _TOGETHER * most * embedding
-    )
+    room = min(_MOST_CANDIDATES, vocabulary)
+    # Scores of a block, the neurons' directions, rows of candidates; both sides' candidates with
+    # their bounds, and the rounded directions.
+    block = _NEURON_BLOCK * (4 * rows + 8 * (hidden + 2 * embedding)) + 8 * _ROWS * embedding
+    lists = neurons * (16 * (room + TOP_TOKENS) + 4 * embedding) + 4 * vocabulary
     triggers = _NEURON_BLOCK * (4 * vocabulary + 8 * (hidden + embedding))
-    return 8 * rows * embedding + threads * block + triggers
+    return 8 * rows * embedding + threads * block + lists + triggers
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class _Side:
-    """What is known of one end of the scores, of one block of neurons.
+    """What is known of one end of the scores of each neuron: see `_core.score_candidates`.
 
-    ``low [B, top]`` are lower bounds of scores of different tokens: none of the ``top`` largest
-    scores lies below their minimum. Candidates are (neuron, column, upper bound of the score).
+    ``low [F, top]`` are lower bounds of scores of different tokens: none of the ``top`` largest
+    scores lies below their minimum. The first ``number [F]`` of ``column [F, room]`` are candidates,
+    ``upper [F, room]`` the upper bounds of their scores; a number of -1 says that there was no room.
     """
 
-    low: torch.Tensor
-    neuron: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    column: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    upper: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    low: np.ndarray
+    column: np.ndarray
+    upper: np.ndarray
+    number: np.ndarray
 
-    def see(
-        self,
-        scores: torch.Tensor,
-        best: torch.Tensor,
-        bound: torch.Tensor,
-        length: torch.Tensor,
-        unit: float,
-        first: int,
-        sign: int,
-    ) -> None:
-        """Take in the scores of a block of columns.
+    @classmethod
+    def empty(cls, neurons: int, top: int, room: int) -> _Side:
+        """Nothing is known yet."""
+        return cls(
+            np.full((neurons, top), -np.inf, dtype=np.float32),
+            np.empty((neurons, room), dtype=np.int32),
+            np.empty((neurons, room), dtype=np.float32),
+            np.zeros(neurons, dtype=np.int32),
+        )
 
-        Parameters
-        ----------
-        scores : [B, C], C a multiple of 32
-            With errors of at most ``unit * |score| + bound[b] * length[c]``.
-        best : [B, C / 32]
-            The largest of each 32 (with the sign -1: of the negated ones), float32.
-        bound : [B]
-        length : [C], 0 in columns that are not there
-        unit : float
-        first : int
-            What column 0 counts as.
-        sign : 1 or -1
-            Whether scores are sought that are large, or small.
-        """
-        lengths = length.view(-1, _CHUNK)
-        margin = unit * best.abs() + bound[:, None] * lengths.amax(dim=1)
-        low = torch.cat([self.low, best - margin], dim=1)
-        self.low = low.topk(self.low.shape[1], dim=1).values
-        least = self.low[:, -1]
-        neuron, chunk = (best + margin >= least[:, None]).nonzero(as_tuple=True)
-        some = sign * scores.view(len(scores), -1, _CHUNK)[neuron, chunk]
-        upper = some + unit * some.abs() + bound[neuron, None] * lengths[chunk]
-        row, place = ((upper >= least[neuron, None]) & (lengths[chunk] > 0)).nonzero(as_tuple=True)
-        self.neuron = torch.cat([self.neuron, neuron[row]])
-        self.column = torch.cat([self.column, first + chunk[row] * _CHUNK + place])
-        self.upper = torch.cat([self.upper, upper[row, place]])
-        self._keep(self.upper >= least[self.neuron])
+    def of(self, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return views of some neurons."""
+        return self.low[part], self.column[part], self.upper[part], self.number[part]
 
-    def drop(self, neurons: torch.Tensor) -> None:
-        """Forget the candidates of neurons (bool [B])."""
-        self._keep(~neurons[self.neuron])
-
-    def crowded(self) -> torch.Tensor:
-        """Which neurons have more candidates than is worth keeping, bool [B]."""
-        return torch.bincount(self.neuron, minlength=len(self.low)) > _MOST_CANDIDATES
-
-    def by_neuron(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield some neurons [k] and the columns of their candidates [k, m], -1 where fewer."""
-        counts = torch.bincount(self.neuron, minlength=len(self.low))
-        neurons = counts.nonzero().flatten()
-        neurons = neurons[counts[neurons].argsort()]  # those with equally many together
-        place = torch.empty(len(self.low), dtype=torch.int64)
-        place[neurons] = torch.arange(len(neurons))
-        order = place[self.neuron].argsort(stable=True)
-        owner, column = place[self.neuron][order], self.column[order]
-        for first in range(0, len(neurons), _TOGETHER):
-            last = min(first + _TOGETHER, len(neurons))
-            own = slice(*torch.searchsorted(owner, torch.tensor([first, last])).tolist())
-            row = owner[own] - first
-            rank = torch.arange(len(row)) - torch.searchsorted(row, row)
-            columns = torch.full((last - first, int(rank.max()) + 1), -1)
-            columns[row, rank] = column[own]
-            yield neurons[first:last], columns
-
-    def _keep(self, which: torch.Tensor) -> None:
-        self.neuron, self.column = self.neuron[which], self.column[which]
-        self.upper = self.upper[which]
+    def candidates(self, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (neuron, counted from the first of the part and not decreasing; column), int64."""
+        low, column, upper, number = self.of(part)
+        listed = np.arange(column.shape[1]) < number[:, None]
+        listed &= upper >= low.min(axis=1, keepdims=True)
+        neuron, place = listed.nonzero()
+        return torch.from_numpy(neuron.copy()), torch.from_numpy(
+            column[neuron, place].astype(np.int64)
+        )
 
 
 def extremes(
@@ -225,15 +194,8 @@ def extremes(
     top = min(TOP_TOKENS, count)
     dtype = torch.bfloat16 if _env.multiplies_bfloat16() else torch.float32
     starts = range(0, neurons, _NEURON_BLOCK)
-    sides = {
-        start: tuple(
-            _Side(torch.full((min(_NEURON_BLOCK, neurons - start), top), -torch.inf))
-            for _ in range(2)
-        )
-        for start in starts
-    }
-    unit = 2.0**-8 if dtype == torch.bfloat16 else 2.0**-24  # of the rounded scores
-    dense = torch.zeros(neurons, dtype=torch.bool)
+    sides = [_Side.empty(neurons, top, min(_MOST_CANDIDATES, count)) for _ in range(2)]
+    unit = _CARE * (2.0**-8 if dtype == torch.bfloat16 else 2.0**-24)  # of the rounded scores
     mean = torch.empty(neurons)
     found = {
         "promoted": np.empty((neurons, top), dtype=np.int32),
@@ -244,79 +206,97 @@ def extremes(
     # Buffers are made once: glibc puts small arrays that stay into the place of a large one that
     # was freed, and the next large one needs a new place (2.4 GB instead of 1 in a scan of 125m).
     local = threading.local()
-    most = -(-min(_VOCABULARY_BLOCK, count) // _CHUNK) * _CHUNK
-    buffer = torch.empty(most, unembedding.rows.shape[1])
-    rounded = torch.empty_like(buffer, dtype=dtype)
+    most = min(_VOCABULARY_BLOCK, count)
+    rounded = torch.empty(most, unembedding.rows.shape[1], dtype=dtype)
+    near = torch.empty(neurons, unembedding.rows.shape[1], dtype=dtype)
+    bound = torch.empty(neurons)
+    lengths = unembedding.lengths
+    share = unembedding.rounding if dtype == torch.bfloat16 else 0.0
+    _ = unembedding.total  # before the threads ask for it
+
+    def part_of(start: int) -> slice:
+        return slice(start, min(start + _NEURON_BLOCK, neurons))
 
     def directions_of(start: int) -> torch.Tensor:
-        return unembedding.directions(fc2_weight[:, start : start + _NEURON_BLOCK].T)
+        return unembedding.directions(fc2_weight[:, part_of(start)].T)
 
-    def look(
-        start: int, first: int, rows: torch.Tensor, length: torch.Tensor, share: float
-    ) -> None:
+    def approach(start: int) -> None:
+        directions, part = directions_of(start), part_of(start)
+        near[part] = directions
+        lost = (directions - near[part]).norm(dim=1)
+        length = directions.norm(dim=1)
+        bound[part] = _CARE * _error(length, lost, share, directions.shape[1])
+
+    def lay(piece: slice, first: int) -> None:
+        rows = torch.empty(piece.stop - piece.start, rounded.shape[1])
+        unembedding.block(first + piece.start, rows)
+        rounded[piece] = rows
+
+    def look(start: int, first: int, there: int) -> None:
         if not hasattr(local, "scores"):
-            local.rounded = torch.empty(_NEURON_BLOCK * most, dtype=dtype)
-            local.scores = torch.empty(_NEURON_BLOCK * most)
-        directions = directions_of(start)
-        part = slice(start, start + len(directions))
-        size, shape = len(directions) * len(rows), (len(directions), len(rows))
-        near = directions.to(dtype)
-        scores = local.scores[:size].view(shape)
-        # float32 for what follows: the largest of bfloat16 take 8 times as long to find.
-        scores.copy_(torch.mm(near, rows.T, out=local.rounded[:size].view(shape)))
-        lost = (directions - near).norm(dim=1)
-        bound = _CARE * _error(directions.norm(dim=1), lost, share, directions.shape[1])
-        chunks = scores.view(len(scores), -1, _CHUNK)
-        there = min(len(rows), count - first)
-        for side, sign in zip(sides[start], (1, -1), strict=True):
-            scores[:, there:] = -sign * torch.inf
-            best = chunks.amax(dim=2) if sign > 0 else -chunks.amin(dim=2)
-            side.see(scores, best, bound, length, _CARE * unit, first, sign)
-            dense[part] |= side.crowded()
-        for side in sides[start]:
-            side.drop(dense[part])
+            local.scores = torch.empty(_NEURON_BLOCK * most, dtype=dtype)
+        part = part_of(start)
+        shape = (part.stop - part.start, there)
+        scores = local.scores[: shape[0] * there].view(shape)
+        torch.mm(near[part], rounded[:there].T, out=scores)
+        _core.score_candidates(
+            (scores.view(torch.uint16) if dtype == torch.bfloat16 else scores).numpy(),
+            lengths[first : first + there].numpy(),
+            bound[part].numpy(),
+            unit,
+            first,
+            *(side.of(part) for side in sides),
+        )
 
+    list(pool.map(approach, starts))
     for first in range(0, count, _VOCABULARY_BLOCK):
         there = min(_VOCABULARY_BLOCK, count - first)
-        padded = -(-there // _CHUNK) * _CHUNK
-        unembedding.block(first, buffer[:there])
-        buffer[there:padded] = 0
-        length = buffer[:padded].norm(dim=1)
-        # A row of zeros has the exact score 0, but is there.
-        length[:there].clamp_min_(1e-30)
-        rows = rounded[:padded].copy_(buffer[:padded])
-        buffer[:there] -= rows[:there]
-        share = float((buffer[:there].norm(dim=1) / length[:there]).max())
-        block = functools.partial(look, first=first, rows=rows, length=length, share=share)
-        list(pool.map(block, starts))
+        list(pool.map(functools.partial(lay, first=first), _pieces(there)))
+        list(pool.map(functools.partial(look, first=first, there=there), starts))
+    for side in sides:
+        side.number[(sides[0].number < 0) | (sides[1].number < 0)] = -1
 
     def settle(start: int) -> None:
-        directions = directions_of(start)
-        part = slice(start, start + len(directions))
-        mean[part] = (directions.double() @ unembedding.total / count).float()
-        for side, name, sign in zip(sides[start], ("promoted", "suppressed"), (1, -1), strict=True):
-            keys = torch.full((len(directions), top), -(2**63), dtype=torch.int64)
-            for neuron, column in side.by_neuron():
-                rows = unembedding.take(column.flatten().clamp_min(0)).view(*column.shape, -1)
-                exact = torch.bmm(rows.double(), directions[neuron, :, None].double())[:, :, 0]
-                some = _keys(sign * exact.float(), column)
-                some[column < 0] = -(2**63)
-                keys[neuron] = torch.cat([keys[neuron], some], dim=1).topk(top, dim=1).values
-            own = dense[part].nonzero().flatten()
-            for neuron in own.tolist() if len(own) else ():
+        directions, part = directions_of(start), part_of(start)
+        exact = directions.double()
+        mean[part] = (exact @ unembedding.total / count).float()
+        exact = exact.contiguous()
+        for side, name, sign in zip(sides, ("promoted", "suppressed"), (1, -1), strict=True):
+            neuron, column = side.candidates(part)
+            scores = torch.empty(len(neuron))
+            for some in _pieces(len(neuron)):
+                rows = unembedding.take(column[some])
+                _score(rows, exact, neuron[some], scores[some])
+            place = torch.arange(len(neuron)) - torch.searchsorted(neuron, neuron)
+            width = max(top, int(place.max()) + 1 if len(place) else 0)
+            keys = torch.full((len(exact), width), -(2**63), dtype=torch.int64)
+            keys[neuron, place] = _keys(sign * scores, column)
+            keys = keys.topk(top, dim=1).values
+            for crowded in (side.number[part] < 0).nonzero()[0].tolist():
                 for first, rows in unembedding.blocks():
-                    exact = (rows.double() @ directions[neuron].double()).float()
-                    column = torch.arange(first, first + len(rows))
-                    both = torch.cat([keys[neuron], _keys(sign * exact, column)])
-                    keys[neuron] = both.topk(top).values
+                    scores, column = torch.empty(len(rows)), torch.arange(first, first + len(rows))
+                    _score(rows, exact, torch.full((len(rows),), crowded), scores)
+                    both = torch.cat([keys[crowded], _keys(sign * scores, column)])
+                    keys[crowded] = both.topk(top).values
             values, columns = _from_keys(keys)
             found[name][part] = unembedding.ids[columns.numpy()]
             found[f"{name}_scores"][part] = sign * values.numpy()
 
-    _ = unembedding.total  # before the threads ask for it
-    del buffer, rounded
     list(pool.map(settle, starts))
     return {"neuron": np.arange(neurons, dtype=np.int32), **found, "mean_score": mean.numpy()}
+
+
+def _pieces(number: int) -> Iterator[slice]:
+    """Cut a number of rows into pieces that are read together."""
+    for first in range(0, number, _ROWS):
+        yield slice(first, min(first + _ROWS, number))
+
+
+def _score(
+    rows: torch.Tensor, directions: torch.Tensor, owner: torch.Tensor, out: torch.Tensor
+) -> None:
+    """``out[i] = <rows[i], directions[owner[i]]>``, summed in float64, in one order everywhere."""
+    _core.exact_scores(rows.numpy(), directions.numpy(), owner.numpy(), out.numpy())
 
 
 def _error(length: torch.Tensor, lost: torch.Tensor, share: float, terms: int) -> torch.Tensor:
