@@ -54,22 +54,22 @@ def covering_number(
 
     Notes
     -----
-    Integers only: a float 0.95 is wrong on ties. Cost: a few passes over the entries.
+    Integers only: a float 0.95 is wrong on ties. Cost: two sums over the entries, and a search in them for each neuron.
     """
     neurons = offsets.size - 1
     result = np.zeros(neurons, dtype=np.int64)
     if count.size == 0:
         return result
     num, den = share.numerator, share.denominator
-    owner = np.repeat(np.arange(neurons), np.diff(offsets))
-    mass, items = count * number, number
-    # Sums over the entries above this one (larger counts), within the neuron.
+    mass_sum, item_sum = np.cumsum(count * number), np.cumsum(number)
+    need = -(-num * total // den)  # least integer mass that satisfies the test
+    owner = np.flatnonzero((offsets[1:] > offsets[:-1]) & (need > 0))
+    # Within a neuron, entry i and those above it (larger counts) hold all but what is below it.
+    # The sums ascend over all neurons, so that the least i that leaves out too much is a search.
     ends = offsets[1:][owner] - 1
-    mass_sum, item_sum = np.cumsum(mass), np.cumsum(items)
-    mass_above = mass_sum[ends] - mass_sum
-    items_above = item_sum[ends] - item_sum
-    need = -(-num * total[owner] // den)  # least integer mass that satisfies the test
-    reaches = (mass_above < need) & (mass_above + mass >= need)
-    at = np.flatnonzero(reaches)
-    result[owner[at]] = items_above[at] - (-(need[at] - mass_above[at]) // count[at])
+    at = np.searchsorted(mass_sum, mass_sum[ends] - need[owner], side="right")
+    holds = (at >= offsets[owner]) & (at <= ends)
+    at, ends, owner = at[holds], ends[holds], owner[holds]
+    mass_above, items_above = mass_sum[ends] - mass_sum[at], item_sum[ends] - item_sum[at]
+    result[owner] = items_above - (-(need[owner] - mass_above) // count[at])
     return result

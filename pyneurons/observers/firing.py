@@ -94,8 +94,8 @@ class FiringObserver:
 
         Notes
         -----
-        Cost: one pass over the bits in order, and up to one in hash order (it ends early for a
-        word whose neurons all have their 16 rows).
+        Cost: one pass over the bits in order, and part of one in hash order: it ends early for a
+        word whose neurons all have their 16 rows, or all that there are.
         """
         domains = self.domain_rows.size - 1
         by_domain = np.zeros((domains, neurons), dtype=np.int64)
@@ -120,10 +120,11 @@ class FiringObserver:
             backend=backend,
             threads=threads,
         )
-        first = self._rows(mask, None, neurons, 1, backend, threads)
-        examples = self._rows(mask, self.sample_order, neurons, EXAMPLES, backend, threads)
+        fires = by_domain.sum(axis=0)
+        first = self._rows(mask, None, fires, 1, backend, threads)
+        examples = self._rows(mask, self.sample_order, fires, EXAMPLES, backend, threads)
         return {
-            "fires": by_domain.sum(axis=0),
+            "fires": fires,
             "bos_fires": special[0],
             "separator_fires": special[1],
             "domain_fires": by_domain,
@@ -136,12 +137,18 @@ class FiringObserver:
     def _rows(
         mask: np.ndarray,
         order: np.ndarray | None,
-        neurons: int,
+        fires: np.ndarray,
         limit: int,
         backend: str | None,
         threads: int,
     ) -> np.ndarray:
-        rows = np.full((neurons, limit), -1, dtype=np.int64)
-        found = np.zeros(neurons, dtype=np.int64)
+        """Return the first ``limit`` rows of each neuron in an order, int64 [limit, F]."""
+        rows = np.full((fires.size, limit), -1, dtype=np.int64)
+        # What a neuron lacks is counted as found: it ends with its last fire. One that waited for
+        # rows that do not exist would have the whole mask read, in the order of hashes.
+        lacking = np.maximum(limit - fires, 0)
+        found = lacking.copy()
         ops.firing_rows(mask, order, rows, found, backend=backend, threads=threads)
+        for neuron in np.flatnonzero((lacking > 0) & (lacking < limit)):
+            rows[neuron] = np.roll(rows[neuron], -lacking[neuron])
         return np.ascontiguousarray(rows.T)

@@ -62,30 +62,33 @@ def _rows_of_histogram(
     """
     bins, neurons = histogram.shape[0] - 1, histogram.shape[1]
     low = histogram.T.copy()  # [F, bins+1]
-    high = large.T.copy()  # [F, n_large]
-    neuron, row = np.nonzero((high > 0) & (high <= bins))
-    np.add.at(low, (neuron, high[neuron, row]), 1)
-    high[high <= bins] = 0
-    high.sort(axis=1)
-    # Runs of one count in a sorted row: where it begins, and how many they are.
-    new = high > 0
-    new[:, 1:] &= high[:, 1:] != high[:, :-1]
-    high_neuron, begin = np.nonzero(new)
-    end = np.append(begin[1:], 0)
-    end[np.append(high_neuron[1:] != high_neuron[:-1], True)[: end.size]] = large.shape[0]
-    low_neuron, low_count = np.nonzero(low)
+    dense = np.flatnonzero(large > 0)  # in any order: they are counted or sorted
+    neuron, fires = dense % neurons, large.reshape(-1)[dense]
+    known = fires <= bins
+    cell = neuron[known] * (bins + 1) + fires[known]
+    low += np.bincount(cell, minlength=low.size).reshape(low.shape)
+    used = low > 0
+    entry = np.flatnonzero(used)
+    of_low = np.count_nonzero(used, axis=1)
+
+    # Larger counts as one number with their neuron: sorted, those that are equal are runs.
+    base = int(fires.max(initial=0)) + 1
+    key = neuron[~known] * base + fires[~known]
+    key.sort()
+    begin = np.flatnonzero(np.diff(key, prepend=-1))
+    high_neuron, high_count = np.divmod(key[begin], base)
+    of_high = np.bincount(high_neuron, minlength=neurons)
 
     # Of each neuron first the entries of the histogram, then the larger counts.
-    of_low = np.bincount(low_neuron, minlength=neurons)
-    of_high = np.bincount(high_neuron, minlength=neurons)
     offsets = np.zeros(neurons + 1, dtype=np.int64)
     np.cumsum(of_low + of_high, out=offsets[1:])
     count = np.empty(offsets[-1], dtype=np.int64)
     number = np.empty(offsets[-1], dtype=np.int64)
-    place = np.arange(low_neuron.size) + np.repeat(np.cumsum(of_high) - of_high, of_low)
-    count[place], number[place] = low_count, low[low_neuron, low_count]
-    place = np.arange(high_neuron.size) + np.repeat(np.cumsum(of_low), of_high)
-    count[place], number[place] = high[high_neuron, begin], end - begin
+    place = np.arange(entry.size) + np.repeat(np.cumsum(of_high) - of_high, of_low)
+    count[place] = entry - np.repeat(np.arange(neurons) * (bins + 1), of_low)
+    number[place] = low.reshape(-1)[entry]
+    place = np.arange(begin.size) + np.repeat(np.cumsum(of_low), of_high)
+    count[place], number[place] = high_count, np.diff(begin, append=key.size)
     return offsets, count, number
 
 
@@ -115,19 +118,23 @@ def _wanted(
     only where that is cheaper than to look through the ``ngrams`` in the order of their ids.
     """
     neurons = offsets.size - 1
-    owner = np.repeat(np.arange(neurons), np.diff(offsets))
     summed = np.concatenate([[0], np.cumsum(number)])
-    total = summed[offsets[1:]] - summed[offsets[:-1]]
-    at_least = summed[offsets[1:]][owner] - summed[:-1]  # n-grams with this count or more
+    end = summed[offsets[1:]]
+    total = end - summed[offsets[:-1]]
     threshold = np.full(neurons, _NONE, dtype=np.int64)
     listed = np.zeros(neurons, dtype=np.int64)
     equal = np.zeros(neurons, dtype=np.int64)
-    # Counts ascend within a neuron: the last entry of which this holds is the highest threshold
-    # that still gives 20 n-grams (or all of them).
-    enough = at_least >= np.minimum(TOP, total[owner])
-    last = np.flatnonzero(enough & np.append((owner[1:] != owner[:-1]) | ~enough[1:], True))
-    threshold[owner[last]], listed[owner[last]] = count[last], at_least[last]
-    equal[owner[last]] = number[last]
+    # Counts ascend within a neuron: the last entry with 20 n-grams (or all of them) from it on is
+    # the highest threshold that still gives as many. Entry i has end - summed[i], and the sums
+    # ascend over all neurons: one search in them instead of passes over the entries.
+    owner = np.flatnonzero(total)
+    enough = end[owner] - np.minimum(TOP, total[owner])
+    last = np.searchsorted(summed, enough, side="right") - 1
+    threshold[owner], listed[owner], equal[owner] = (
+        count[last],
+        end[owner] - summed[last],
+        number[last],
+    )
     threshold[complete & (total > 0)] = 1
     listed[complete] = total[complete]
     equal[complete | (listed <= TOP)] = 0
