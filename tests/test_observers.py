@@ -17,7 +17,8 @@ from pyneurons.errors import InputError
 from pyneurons.model import opt
 from pyneurons.model.checkpoint import read_config
 from pyneurons.observers import ngram, suppression, weights
-from pyneurons.observers.firing import hashed_order
+from pyneurons.observers.firing import EXAMPLES, FiringObserver, hashed_order
+from pyneurons.observers.position import PositionObserver
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +121,37 @@ def test_ties_are_found_in_the_order_of_ids(
     assert found[0]["neuron"].size > 70
     for name, column in found[0].items():
         np.testing.assert_array_equal(found[1][name], column, err_msg=name)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("context", [2, 40, 1300])
+def test_positions_are_those_of_a_sum(context: int, threads: int) -> None:
+    """Also where a thread counts its positions in several parts."""
+    generator = np.random.default_rng(context)
+    made = corpus.read(
+        generator.integers(3, 90, size=6 * context + 1), None, context=context, vocab_size=100
+    )
+    fires = generator.random((made.tokens, 33)) < np.linspace(0, 1, 33)
+    observer = PositionObserver.build(made)
+    found = observer.observe(reference.pack(fires), 33, backend=None, threads=threads)
+    rows = made.starts[np.flatnonzero(made.full)][:, None] + np.arange(context)
+    np.testing.assert_array_equal(found["position_fires"], fires[rows].sum(axis=0)[None])
+
+
+def test_rows_of_neurons_that_fire_seldom() -> None:
+    """Neuron f fires f times: the first fire, and all fires in the order of hashes."""
+    generator = np.random.default_rng(0)
+    made = corpus.read(generator.integers(3, 90, size=400), None, context=40, vocab_size=100)
+    fires = np.zeros((made.tokens, 40), dtype=np.bool_)
+    for f in range(40):
+        fires[generator.choice(made.tokens, f, replace=False), f] = True
+    observer = FiringObserver.build(made)
+    found = observer.observe(reference.pack(fires), 40, backend=None, threads=1)
+    order = hashed_order(made.tokens)
+    for f in range(40):
+        examples = order[fires[order, f]][:EXAMPLES].tolist()
+        assert found["first_fire"][f] == (np.flatnonzero(fires[:, f])[0] if f else -1)
+        assert found["examples"][:, f].tolist() == examples + [-1] * (EXAMPLES - len(examples))
 
 
 @pytest.mark.parametrize("large", [1, 2**40])
