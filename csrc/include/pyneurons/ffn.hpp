@@ -28,7 +28,8 @@ namespace pyneurons {
 /// second product of each pair and then the first, all pairs in one chain. Biases are added to the
 /// finished sums. Denormals are 0.
 ///
-/// fc2 reads only pairs of neurons of which one fires, where few do: exact, since the others add 0.
+/// fc2 reads only pairs of neurons of which one fires, where few do, and by tiles no 32 neurons
+/// that are silent on 32 rows: exact, since the others add 0.
 ///
 /// Returns row * F + neuron of the first pre-activation that is NaN or infinite, or -1; the rows
 /// behind it are then unfinished.
