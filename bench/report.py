@@ -26,7 +26,7 @@ HEAD: Final = """\
 
 This page is made by `report.py` from `results/`; what it says was measured, on the machines named.
 
-    make bench                     every part, then this page (about 20 minutes on 2 cores)
+    make bench                     every part, then this page (about 25 minutes on 2 cores)
     make bench PART="ffn scan"     some parts: their records replace the older ones
     make bench-peers               TransformerLens and nnsight, in an environment of their own
     pytest bench                   the answers alone, on small inputs: nothing is timed

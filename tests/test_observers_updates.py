@@ -200,3 +200,33 @@ def test_the_bound_on_rounding_holds_and_is_near(rounded: str) -> None:
     near = direction.bfloat16().double() @ row.bfloat16().double()
     error = float((exact - near).abs())
     assert 0 < error <= float(bound * row.norm()) <= 1.02 * error
+
+
+@pytest.mark.parametrize("number", [1, 2, 7, 30, 199, 200])
+def test_matched_tokens_equal_a_search_through_all(number):
+    """Triggers side by side, at both ends and all there are: none of them is its own match."""
+    generator = np.random.default_rng(number)
+    counts = generator.integers(0, 6, size=204)
+    counts[:4] = 0
+    baselines = Baselines.build(np.arange(4, 204), counts, np.arange(4, 204), 2)
+    order = baselines.by_count
+    for chosen in (order[:number], order[-number:], generator.permutation(order)[:number]):
+        triggers = np.unique(chosen)
+        others = [token for token in order.tolist() if token not in set(triggers.tolist())]
+        for trigger, found in zip(triggers, baselines.matched(triggers), strict=True):
+            near = sorted(
+                others,
+                key=lambda token, own=trigger: (
+                    abs(int(counts[token]) - int(counts[own])),
+                    abs(int(baselines.place[token] - baselines.place[own])),
+                    baselines.place[token],
+                ),
+            )[:40]
+            assert found[found >= 0].tolist() == near
+
+
+@pytest.mark.parametrize("number", [1, 8, 9, 40])
+def test_ranks_count_what_is_larger(number):
+    scores = np.random.default_rng(number).integers(-20, 20, size=300).astype(np.float32)
+    own = scores[:number]
+    assert suppression._ranks(scores, own).tolist() == [int((scores > s).sum()) for s in own]

@@ -100,11 +100,5 @@ inline std::uint32_t epilogue_word(float* z, float* z_max, std::uint32_t& wrong)
   return fires;
 }
 
-/// One bit per 16-bit lane of two vectors of zeros and ones.
-inline std::uint32_t lane_bits(__m256i low, __m256i high) {
-  const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xD8);
-  return static_cast<std::uint32_t>(_mm256_movemask_epi8(bytes));
-}
-
 }  // namespace
 }  // namespace pyneurons::PYNEURONS_ISA

@@ -416,6 +416,8 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
         group = min(neurons, 1024)
         by_tiles = 512 * (6 * width + 6 * group) + (72 << 10)
         kept += max(384 * (8 * width + 10 * neurons), -(-by_tiles // _HUGE_PAGE) * _HUGE_PAGE)
+        # In `ops.linear`, kept: 512 rows of x, which may be widened to float32, and 72 KiB of sums.
+        kept += 512 * 4 * width + (72 << 10)
         # In `ops.attention`, kept: keys and values of one head of one sequence, which may be
         # widened to float32, and a block of queries, scores, weights and sums.
         head = -(-width // config.num_attention_heads // WIDTH) * WIDTH
