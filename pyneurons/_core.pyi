@@ -10,8 +10,10 @@ Ids: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Bits: TypeAlias = npt.NDArray[np.uint16]  # of bfloat16
 Floats: TypeAlias = npt.NDArray[np.float32]
+Doubles: TypeAlias = npt.NDArray[np.float64]
+Places: TypeAlias = npt.NDArray[np.int32]
 # low, column, upper, number
-Candidates: TypeAlias = tuple[Floats, npt.NDArray[np.int32], Floats, npt.NDArray[np.int32]]
+Candidates: TypeAlias = tuple[Floats, Places, Floats, Places]
 Order: TypeAlias = npt.NDArray[np.int32] | None
 
 def isas() -> list[str]: ...
@@ -107,6 +109,15 @@ def score_candidates(
     largest: Candidates,
     smallest: Candidates,
 ) -> None: ...
-def exact_scores(
-    rows: Floats, directions: npt.NDArray[np.float64], owner: Ints, out: Floats
+def exact_scores(rows: Floats, directions: Doubles, owner: Ints, out: Floats) -> None: ...
+def trigger_baselines(
+    scores: Floats,
+    mean: Doubles,
+    groups: tuple[Ints, Ints, Places],
+    baselines: tuple[Places, Places, Places, Ints],
+    most_random: int,
+    most_matched: int,
+    rank: Places,
+    random: tuple[Doubles, Places],
+    matched: tuple[Doubles, Places],
 ) -> None: ...
