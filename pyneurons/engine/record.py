@@ -103,7 +103,8 @@ class Recorder:
 
         Possible: a covering number between 1 and K, whatever the covered n-grams hold.
         """
-        found: dict[str, list[np.ndarray]] = {"neuron": [], "n": [], "token": []}
+        none = np.zeros(0, dtype=np.int64)
+        found: dict[str, list[np.ndarray]] = {"neuron": [none], "n": [none], "token": [none]}
         for n, counts in ngrams.items():
             limit = COVERING_LIMITS.get(n, COVERING_LIMIT)
             candidate = (counts.coverage >= 1) & (counts.coverage <= limit)

@@ -17,10 +17,10 @@ struct Baselines {
 
 /// G groups of triggers: those of one neuron and one n. A trigger is in its group once.
 struct TriggerGroups {
-  const std::int64_t* row;       // [G] the row of scores that is the group's neuron
-  const std::int64_t* offsets;   // [G + 1] group g holds triggers offsets[g] to offsets[g + 1]
-  std::int64_t size;             // G
-  const std::int32_t* trigger;   // [N]
+  const std::int64_t* row;      // [G] the row of scores that is the group's neuron
+  const std::int64_t* offsets;  // [G + 1] group g holds triggers offsets[g] to offsets[g + 1]
+  std::int64_t size;            // G
+  const std::int32_t* trigger;  // [N]
 };
 
 /// The scores of some tokens, summed up.
@@ -33,7 +33,8 @@ struct ScoreTotals {
 ///
 ///   rank[i]     how many scores of the neuron are larger than that of trigger i
 ///   random[g]   of the first `most_random` drawn tokens that are none of the group's triggers
-///   matched[i]  of the `most_matched` tokens nearest trigger i in corpus count, then in place, then
+///   matched[i]  of the `most_matched` tokens nearest trigger i in corpus count, then in place,
+///   then
 ///               the rarer, that are none of the group's triggers
 ///
 /// scores [B, V] f32; mean [B] f64; rank [N]; random has G rows, matched N
