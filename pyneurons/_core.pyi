@@ -76,6 +76,15 @@ def ffn(
     isa: str,
     threads: int,
 ) -> int: ...
+def layer_norm(
+    x: Floats,
+    weight: Floats | None,
+    bias: Floats | None,
+    epsilon: float,
+    out: Bits,
+    isa: str,
+    threads: int,
+) -> None: ...
 def attention(
     qkv: Bits,
     starts: Ints,

@@ -15,6 +15,7 @@
 #include "pyneurons/ffn.hpp"
 #include "pyneurons/ffn_epilogue.hpp"
 #include "pyneurons/firing_rows.hpp"
+#include "pyneurons/layer_norm.hpp"
 #include "pyneurons/linear.hpp"
 #include "pyneurons/ngram_coverage.hpp"
 #include "pyneurons/ngram_keys.hpp"
@@ -278,6 +279,25 @@ std::int64_t py_ffn(const py::array& x_, const py::array& fc1_,
   threads_of(threads);
   const py::gil_scoped_release release;
   return ffn(x, fc1, fc1_bias, fc2, fc2_bias, residual, mask, z_max, isa, threads);
+}
+
+void py_layer_norm(const py::array& x_, const std::optional<py::array>& weight_,
+                   const std::optional<py::array>& bias_, float epsilon, const py::array& out_,
+                   const std::string& isa_, int threads) {
+  constexpr const char* op = "layer_norm";
+  const auto x = arrays::matrix<const float>(op, "x", x_);
+  const auto out = arrays::matrix<std::uint16_t>(op, "out", out_);
+  if (out.rows != x.rows || out.cols != x.cols) {
+    arrays::refuse(arrays::where(op, "out"),
+                   "has shape " + arrays::shape_of(out_) + ", expected " + arrays::shape_of(x_));
+  }
+  const auto* weight =
+      weight_ ? arrays::vector<const float>(op, "weight", *weight_, x.cols) : nullptr;
+  const auto* bias = bias_ ? arrays::vector<const float>(op, "bias", *bias_, x.cols) : nullptr;
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  const py::gil_scoped_release release;
+  layer_norm(x, weight, bias, epsilon, out, isa, threads);
 }
 
 void py_attention(const py::array& qkv_, const py::array& starts_, std::int64_t heads,
@@ -558,6 +578,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("mask").noconvert(), py::arg("z_max").noconvert(), py::arg("isa"),
         py::arg("threads"),
         "row * F + neuron of the first pre-activation that is not finite, or -1.");
+  m.def("layer_norm", &py_layer_norm, py::arg("x").noconvert(),
+        py::arg("weight").noconvert().none(true), py::arg("bias").noconvert().none(true),
+        py::arg("epsilon"), py::arg("out").noconvert(), py::arg("isa"), py::arg("threads"));
   m.def("attention", &py_attention, py::arg("qkv").noconvert(), py::arg("starts").noconvert(),
         py::arg("heads"), py::arg("out").noconvert(), py::arg("isa"), py::arg("threads"));
   m.def("linear", &py_linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
