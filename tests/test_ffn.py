@@ -334,6 +334,45 @@ def test_gaussian_data_give_the_reference_s_bits(backend, rows, inner, neurons, 
         assert torch.equal(found.residual, expected.residual)
 
 
+SILENT = {
+    "first half": lambda panel: panel < 12,
+    "second half": lambda panel: 12 <= panel < 24,
+    "every other": lambda panel: panel % 2 == 0,
+    "all but one": lambda panel: panel != 13,
+    "by rows": lambda _: False,
+}
+
+
+@pytest.mark.parametrize("neurons", [768, 800])
+@pytest.mark.parametrize("rows", [20, 70])
+@pytest.mark.parametrize("silent", SILENT)
+def test_silent_panels_are_left_out_of_sums_in_parts(backend, silent, rows, neurons):
+    """Sums of 17 chunks and more are made in two parts, of which either may have nothing to add."""
+    inner, outer = 530, 40
+    block = Block(rows, inner, neurons, outer, torch.bfloat16, seed=5, lattice=False)
+    block.bias1[[SILENT[silent](neuron // 32) for neuron in range(neurons)]] = -1000
+    if silent == "by rows":
+        block.x[32:64, 0] = 0
+        block.x[:32, 0] = block.x[64:, 0] = -32
+        block.fc1[:384, 0] = 32
+    expected = Block(rows, inner, neurons, outer, torch.bfloat16, seed=5, lattice=False)
+    reference.ffn(
+        block.x,
+        block.fc1,
+        block.bias1,
+        block.fc2,
+        block.bias2,
+        expected.residual,
+        expected.mask.view,
+        expected.z_max,
+        inputs.sums(backend),
+    )
+    block.run(backend)
+    assert np.array_equal(block.mask.view, expected.mask.view)
+    assert torch.equal(block.z_max, expected.z_max)
+    assert torch.equal(block.residual, expected.residual)
+
+
 def test_orders_of_sums_differ():
     """Else the test above could not tell them apart."""
     blocks = []

@@ -45,7 +45,7 @@ std::int64_t ffn(MatrixView<const std::uint16_t> x, Panels fc1, const std::uint1
   const std::vector<float> bias2 = widened(fc2_bias, fc2.columns, fc2.columns);
   const FfnJob job{x, fc1, bias1.data(), fc2, bias2.data(), residual, mask};
   const auto kernel = kernels(isa).ffn;
-  const FfnSpace space = kernels(isa).ffn_space(job);
+  const Space space = kernels(isa).ffn_space(job);
   clear_unused_words(mask, x.rows, fc1.panels);
   std::mutex mutex;
   std::int64_t first = -1;

@@ -199,7 +199,7 @@ inline void down_dense(Engine& engine, const FfnJob& job, const FfnBuffers& buff
 
 }  // namespace
 
-FfnSpace ffn_space(const FfnJob& job) {
+Space ffn_space(const FfnJob& job) {
   return {most_rows, FfnBuffers(job, nullptr).size};
 }
 

@@ -17,6 +17,7 @@ namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
 constexpr std::int64_t width = Panels::width;
+constexpr int rows_of_step = 4;  // that are read between products
 
 // Share of firing neurons from which on all are multiplied. What fires alone runs in f32 vectors,
 // with its neighbour: at the same number of products, tiles are about 12 times as fast (an
@@ -24,15 +25,17 @@ constexpr std::int64_t width = Panels::width;
 constexpr double dense_from = 0.025;
 
 /// Sizes that depend on the hidden size: x and one group of h fit L2 (2 MiB) together with a part
-/// of the weights.
+/// of the weights (Sapphire Rapids class, one core, hidden size 2,048: with 32, 48 and 64 panels
+/// 1.82, 1.89 and 1.76 TFLOP/s).
 struct FfnSizes {
   std::int64_t rows;    // of a block
   std::int64_t panels;  // of 32 neurons, of a group
 
   explicit FfnSizes(const FfnJob& job) {
     constexpr std::int64_t small = 1024 / Panels::chunk;
-    rows = job.fc1.chunks <= small ? 512 : 256;
-    panels = job.fc1.chunks <= small ? 24 : 64;
+    constexpr std::int64_t medium = 2048 / Panels::chunk;
+    rows = job.fc1.chunks <= small ? 512 : job.fc1.chunks <= medium ? 256 : 128;
+    panels = job.fc1.chunks <= small ? 24 : 48;
   }
 };
 
@@ -42,7 +45,8 @@ struct FfnBuffers {
   std::uint16_t* h;       // the same, of the group's neurons
   float* y;               // [panels of D_out][blocks][32][32]
   float* part;            // [blocks][32][32]: sums over the parts of D before the last
-  float* finished;        // [2][32][32]: a block of z or y, until it was read
+  float* finished;        // [3][32][32]: a block of z or y, until it was read
+  std::uint32_t* bits;    // [panels + 16][rows]: of the group, until it is done
   std::uint16_t* live;    // [blocks][panels]: panels with neurons that fire
   std::int64_t* n_live;   // [blocks]
   LivePair* pairs;        // [rows][pairs of the group]
@@ -57,7 +61,8 @@ struct FfnBuffers {
     take(place, h, blocks * sizes.panels * chunk_size);
     take(place, y, blocks * job.fc2.panels * block_size);
     take(place, part, blocks * block_size);
-    take(place, finished, 2 * block_size);
+    take(place, finished, 3 * block_size);
+    take(place, bits, (sizes.panels + side) * sizes.rows);
     take(place, live, blocks * sizes.panels);
     take(place, n_live, blocks);
     take(place, pairs, sizes.rows * sizes.panels * width / 2);
@@ -78,46 +83,40 @@ struct Activation {
   alignas(64) float wrong[width] = {};  // NaN where a pre-activation was not finite
   std::int64_t n_fires = 0;
   // The block under way:
-  std::int64_t row = 0;  // the next of its rows
-  std::int64_t end = 0;
-  std::int64_t per_step = 0;
+  std::int64_t left = 0;  // of its rows
   const float* z = nullptr;
   const float* bias = nullptr;
   float* most = nullptr;
   std::uint16_t* h = nullptr;
-  std::uint32_t* mask = nullptr;
+  std::uint32_t* bits = nullptr;
   std::int64_t fires = 0;
   std::int64_t panel = 0;
   std::int64_t block = -1;
 
-  void take(const float* finished, std::int64_t of_panel, std::int64_t of_block,
-            std::int64_t steps) {
+  void take(const float* finished, std::int64_t of_panel, std::int64_t of_block) {
     panel = of_panel;
     block = of_block;
     const std::int64_t there = rows - block * block_rows;
-    row = 0;
-    end = there < block_rows ? there : block_rows;
-    per_step = (block_rows + steps - 1) / steps;
+    left = there < block_rows ? there : block_rows;
     z = finished;
     bias = job.fc1_bias + (first + panel) * width;
     most = z_max + (first + panel) * width;
     h = buffers.h + (block * panels + panel) * chunk_size;
-    mask = job.mask.data + (first + panel) / job.mask.strip_words * job.mask.strip_stride +
-           (first + panel) % job.mask.strip_words +
-           (begin + block * block_rows) * job.mask.row_stride;
+    bits = buffers.bits + panel * FfnSizes(job).rows + block * block_rows;
     fires = 0;
   }
 
+  /// Four rows: eight steps do a block.
   void step() {
-    if (row < end) {
-      activate(row + per_step < end ? row + per_step : end);
+    if (left >= rows_of_step) {
+      activate<rows_of_step>();
     }
   }
 
   /// The rows that are left, and whether there is anything for fc2.
   void finish() {
-    if (row < end) {
-      activate(end);
+    while (left > 0) {
+      activate<1>();
     }
     if (fires != 0) {
       const std::int64_t found = buffers.n_live[block]++;
@@ -127,7 +126,8 @@ struct Activation {
     }
   }
 
-  void activate(std::int64_t stop) {
+  template <int count>
+  void activate() {
     constexpr int vectors = static_cast<int>(width) / float_lanes;
     Floats add_bias[vectors];
     Floats largest[vectors];
@@ -137,35 +137,64 @@ struct Activation {
       largest[v] = load(most + v * float_lanes);
       not_zero[v] = load(wrong + v * float_lanes);
     }
-    const std::int64_t stride = job.mask.row_stride;
-    std::int64_t count = 0;
-    std::int64_t at = row;
-    for (; at < stop; ++at) {
-      std::uint32_t bits = 0;
+    for (int row = 0; row < count; ++row) {
+      std::uint32_t word = 0;
       for (int v = 0; v < vectors; v += 2) {
         Floats value[2];
         for (int k = 0; k < 2; ++k) {
           const int lane = (v + k) * float_lanes;
-          value[k] = add(load(z + at * width + lane), add_bias[v + k]);
-          bits |= positive(value[k]) << lane;
+          value[k] = add(load(z + row * width + lane), add_bias[v + k]);
+          word |= positive(value[k]) << lane;
           largest[v + k] = larger(value[k], largest[v + k]);
           not_zero[v + k] = fused(value[k], broadcast(0.0F), not_zero[v + k]);
         }
-        store_bfloat16(h + at * width + v * float_lanes, larger(value[0], broadcast(0.0F)),
+        store_bfloat16(h + row * width + v * float_lanes, larger(value[0], broadcast(0.0F)),
                        larger(value[1], broadcast(0.0F)));
       }
-      mask[at * stride] = bits;
-      __builtin_prefetch(mask + (block_rows + at) * stride, 1, 2);
-      count += __builtin_popcount(bits);
+      bits[row] = word;
+      fires += __builtin_popcount(word);
     }
     for (int v = 0; v < vectors; ++v) {
       store(most + v * float_lanes, largest[v]);
       store(wrong + v * float_lanes, not_zero[v]);
     }
-    row = at;
-    fires += count;
+    left -= count;
+    z += count * width;
+    h += count * width;
+    bits += count;
   }
 };
+
+/// From the bits of a group to the mask, 16 words of 16 rows at a time. Its rows are cache lines:
+/// word by word, between products, they would cost fc1 10 %.
+inline void write_mask(const FfnJob& job, const FfnBuffers& buffers, std::int64_t begin,
+                       std::int64_t rows, std::int64_t first, std::int64_t panels) {
+  const StripMask& mask = job.mask;
+  const std::int64_t stride = FfnSizes(job).rows;
+  alignas(64) std::uint32_t words[side][side];
+  std::int64_t count = 0;
+  for (std::int64_t panel = 0; panel < panels; panel += count) {
+    const std::int64_t strip = (first + panel) / mask.strip_words;
+    const std::int64_t word = (first + panel) % mask.strip_words;
+    count = panels - panel < side ? panels - panel : side;
+    count = mask.strip_words - word < count ? mask.strip_words - word : count;
+    for (std::int64_t row = 0; row < rows; row += side) {
+      transpose(buffers.bits + panel * stride + row, stride, words[0], side);
+      const std::int64_t there = rows - row < side ? rows - row : side;
+      std::uint32_t* to =
+          mask.data + strip * mask.strip_stride + (begin + row) * mask.row_stride + word;
+      for (std::int64_t i = 0; i < there; ++i, to += mask.row_stride) {
+        if (count == side) {
+          std::memcpy(to, words[i], sizeof words[i]);
+          continue;
+        }
+        for (std::int64_t k = 0; k < count; ++k) {
+          to[k] = words[i][k];
+        }
+      }
+    }
+  }
+}
 
 /// Adds y and its bias to the residual: the rows of one finished block, some at each step.
 struct Addition {
@@ -173,66 +202,69 @@ struct Addition {
   std::int64_t begin;
   std::int64_t rows;
   // The block under way:
-  std::int64_t left = 0;  // its rows yet to come
-  std::int64_t per_step = 0;
+  std::int64_t left = 0;  // of its rows
   const float* y = nullptr;
   const float* bias = nullptr;
   float* residual = nullptr;
   std::int64_t columns = 0;
 
-  void take(const float* finished, std::int64_t panel, std::int64_t block, std::int64_t steps) {
+  void take(const float* finished, std::int64_t panel, std::int64_t block) {
     const std::int64_t there = rows - block * block_rows;
     const std::int64_t column = panel * width;
     left = there < block_rows ? there : block_rows;
-    per_step = (block_rows + steps - 1) / steps;
     y = finished;
     bias = job.fc2_bias + column;
     residual = job.residual.data + (begin + block * block_rows) * job.residual.row_stride + column;
     columns = job.residual.cols - column < width ? job.residual.cols - column : width;
   }
 
+  /// Four rows: eight steps do a block.
   void step() {
-    if (left > 0) {
-      add_rows(left < per_step ? left : per_step);
+    if (left >= rows_of_step && columns == width) {
+      for (int row = 0; row < rows_of_step; ++row) {
+        add_row();
+      }
     }
   }
 
   void finish() {
-    if (left > 0) {
-      add_rows(left);
+    while (left > 0) {
+      if (columns == width) {
+        add_row();
+        continue;
+      }
+      for (std::int64_t lane = 0; lane < columns; ++lane) {
+        residual[lane] = residual[lane] + (y[lane] + bias[lane]);
+      }
+      next();
     }
   }
 
-  void add_rows(std::int64_t count) {
-    for (std::int64_t row = 0; row < count; ++row) {
-      float* sum = residual + row * job.residual.row_stride;
-      const float* more = y + row * width;
-      // The row of the next block: rows lie too far apart for the processor to see it coming.
-      __builtin_prefetch(sum + block_rows * job.residual.row_stride, 1, 2);
-      __builtin_prefetch(sum + block_rows * job.residual.row_stride + width / 2, 1, 2);
-      if (columns == width) {
-        for (std::int64_t lane = 0; lane < width; lane += float_lanes) {
-          store(sum + lane, add(load(sum + lane), add(load(more + lane), load(bias + lane))));
-        }
-      } else {
-        for (std::int64_t lane = 0; lane < columns; ++lane) {
-          sum[lane] = sum[lane] + (more[lane] + bias[lane]);
-        }
-      }
+  void add_row() {
+    // The row of the next block: rows lie too far apart for the processor to see it coming.
+    __builtin_prefetch(residual + block_rows * job.residual.row_stride, 1, 3);
+    __builtin_prefetch(residual + block_rows * job.residual.row_stride + width / 2, 1, 3);
+    for (std::int64_t lane = 0; lane < width; lane += float_lanes) {
+      store(residual + lane, add(load(residual + lane), add(load(y + lane), load(bias + lane))));
     }
-    left -= count;
-    y += count * width;
-    residual += count * job.residual.row_stride;
+    next();
+  }
+
+  void next() {
+    y += width;
+    residual += job.residual.row_stride;
+    --left;
   }
 };
 
 /// y += h of one group times its rows of fc2; the last group's sums go to the residual.
+template <int lines>
 inline void down_by_tiles(Engine& engine, const FfnJob& job, const FfnBuffers& buffers,
                           std::int64_t blocks, std::int64_t first, std::int64_t panels,
                           Addition* addition) {
   const Parts parts(panels);
-  const int lines = lines_ahead(blocks);
   Nothing nothing;
+  Chain<lines> chain{engine, buffers.finished + 2 * block_size};
   std::int64_t turn = 0;
   for (std::int64_t panel = 0; panel < job.fc2.panels; ++panel) {
     const std::uint16_t* weights = job.fc2.data + panel * job.fc2.size + first * chunk_size;
@@ -243,50 +275,57 @@ inline void down_by_tiles(Engine& engine, const FfnJob& job, const FfnBuffers& b
           part + 1 < parts.number ? weights + end * chunk_size : weights + job.fc2.size;
       for (std::int64_t block = 0; block < blocks; ++block) {
         const std::uint16_t* live = buffers.live + block * panels;
-        std::int64_t from = 0;
-        while (from < buffers.n_live[block] && live[from] < begin) {
-          ++from;
-        }
-        std::int64_t to = from;
-        while (to < buffers.n_live[block] && live[to] < end) {
-          ++to;
+        const std::uint16_t* left = buffers.h + block * panels * chunk_size;
+        const std::uint16_t* right = weights;
+        std::int64_t steps = end - begin;
+        if (buffers.n_live[block] < panels) {
+          const std::uint16_t* const stop = live + buffers.n_live[block];
+          while (live < stop && *live < begin) {
+            ++live;
+          }
+          const std::uint16_t* last = live;
+          while (last < stop && *last < end) {
+            ++last;
+          }
+          steps = last - live;
+        } else {
+          live = nullptr;
+          left += begin * chunk_size;
+          right += begin * chunk_size;
         }
         float* sums = buffers.y + (panel * blocks + block) * block_size;
         const float* before = first == 0 && part == 0 ? nullptr : sums;
-        const std::uint16_t* left = buffers.h + block * panels * chunk_size;
         if (addition != nullptr && part + 1 == parts.number) {
           float* out = buffers.finished + turn % 2 * block_size;
-          multiply_block(engine, left, weights, live + from, to - from, before, out, ahead, lines,
-                         *addition);
+          chain.multiply(left, right, live, steps, before, out, ahead, *addition);
           addition->finish();
-          addition->take(out, panel, block, end - begin);
+          addition->take(out, panel, block);
           ++turn;
         } else {
-          multiply_block(engine, left, weights, live + from, to - from, before, sums, ahead, lines,
-                         nothing);
+          chain.multiply(left, right, live, steps, before, sums, ahead, nothing);
         }
-        ahead += lines * (to - from) * 32;
       }
     }
   }
+  chain.finish();
   if (addition != nullptr) {
     addition->finish();
   }
 }
 
 /// Lists the pairs of each row that are not both 0.
-inline void list_pairs(const FfnJob& job, const FfnBuffers& buffers, std::int64_t begin,
-                       std::int64_t rows, std::int64_t first, std::int64_t panels) {
+inline void list_pairs(const FfnJob& job, const FfnBuffers& buffers, std::int64_t rows,
+                       std::int64_t first, std::int64_t panels) {
+  const std::int64_t stride = FfnSizes(job).rows;
   for (std::int64_t row = 0; row < rows; ++row) {
-    const std::uint32_t* mask = job.mask.data + (begin + row) * job.mask.row_stride;
+    const std::uint32_t* bits = buffers.bits + row;
     const std::uint16_t* h =
         buffers.h + row / block_rows * panels * chunk_size + row % block_rows * width;
     LivePair* pairs = buffers.pairs + row * panels * (width / 2);
     std::int64_t found = 0;
     for (std::int64_t panel = 0; panel < panels; ++panel) {
       const std::int64_t word = first + panel;
-      const std::uint32_t fires =
-          mask[word / job.mask.strip_words * job.mask.strip_stride + word % job.mask.strip_words];
+      const std::uint32_t fires = bits[panel * stride];
       for (std::uint32_t rest = (fires | fires >> 1) & 0x55555555u; rest != 0; rest &= rest - 1) {
         const unsigned place = static_cast<unsigned>(__builtin_ctz(rest));
         pairs[found].pair = static_cast<unsigned>(word * width) / 2 + place / 2;
@@ -331,15 +370,13 @@ inline void down_by_pairs(const FfnJob& job, const FfnBuffers& buffers, std::int
 inline std::int64_t first_wrong(Engine& engine, const FfnJob& job, const FfnBuffers& buffers,
                                 std::int64_t begin, std::int64_t rows, std::int64_t first,
                                 std::int64_t panels) {
-  Nothing nothing;
   std::int64_t found = -1;
   for (std::int64_t row = 0; row < rows && found < 0; row += block_rows) {
     const std::int64_t there = rows - row < block_rows ? rows - row : block_rows;
     for (std::int64_t panel = first; panel < first + panels; ++panel) {
       float* z = buffers.finished;
       multiply_block(engine, buffers.x + row / block_rows * job.fc1.chunks * chunk_size,
-                     job.fc1.data + panel * job.fc1.size, nullptr, job.fc1.chunks, nullptr, z,
-                     job.fc1.data, 0, nothing);
+                     job.fc1.data + panel * job.fc1.size, job.fc1.chunks, nullptr, z);
       for (std::int64_t i = 0; i < there * width; ++i) {
         const float value = z[i] + job.fc1_bias[panel * width + i % width];
         if (value - value == 0.0F) {
@@ -356,7 +393,7 @@ inline std::int64_t first_wrong(Engine& engine, const FfnJob& job, const FfnBuff
 
 }  // namespace
 
-FfnSpace ffn_space(const FfnJob& job) {
+Space ffn_space(const FfnJob& job) {
   return {FfnSizes(job).rows, FfnBuffers(job, nullptr).size};
 }
 
@@ -376,6 +413,7 @@ Isa ffn(const FfnJob& job, unsigned char* scratch, std::int64_t begin, std::int6
     Activation activation{job, buffers, begin, rows, first, panels, z_max};
     multiply_panels(engine, buffers.x, job.fc1, first, panels, blocks, buffers.part,
                     buffers.finished, activation);
+    write_mask(job, buffers, begin, rows, first, panels);
     float sum = 0.0F;
     for (const float value : activation.wrong) {
       sum += value;
@@ -391,18 +429,19 @@ Isa ffn(const FfnJob& job, unsigned char* scratch, std::int64_t begin, std::int6
     Addition addition{job, begin, rows};
     const double all = static_cast<double>(rows * panels * width);
     if (static_cast<double>(activation.n_fires) >= dense_from * all) {
-      down_by_tiles(engine, job, buffers, blocks, first, panels, last ? &addition : nullptr);
+      const auto down = blocks > few_blocks ? down_by_tiles<2> : down_by_tiles<4>;
+      down(engine, job, buffers, blocks, first, panels, last ? &addition : nullptr);
       continue;
     }
     if (first == 0) {
       std::memset(buffers.y, 0,
                   static_cast<std::size_t>(blocks * job.fc2.panels * block_size) * sizeof(float));
     }
-    list_pairs(job, buffers, begin, rows, first, panels);
+    list_pairs(job, buffers, rows, first, panels);
     down_by_pairs(job, buffers, rows, blocks, panels);
     for (std::int64_t panel = 0; panel < job.fc2.panels && last; ++panel) {
       for (std::int64_t block = 0; block < blocks; ++block) {
-        addition.take(buffers.y + (panel * blocks + block) * block_size, panel, block, 1);
+        addition.take(buffers.y + (panel * blocks + block) * block_size, panel, block);
         addition.finish();
       }
     }

@@ -107,8 +107,8 @@ struct FfnJob {
   StripMask mask;
 };
 
-/// What a kernel wants for one call of `ffn`.
-struct FfnSpace {
+/// What a kernel wants for one call.
+struct Space {
   std::int64_t rows;  // at most
   std::size_t bytes;  // of scratch
 };
@@ -127,7 +127,6 @@ struct AttentionJob {
 };
 
 struct LinearJob {
-  static constexpr std::int64_t block = 512;  // rows
   MatrixView<const std::uint16_t> x;
   Panels weight;
   const float* bias;  // padded with zeros to whole panels
@@ -158,13 +157,13 @@ struct LayerNormJob {
 /// Products of bfloat16 depend on the order of their sums: what computes them.
 #define PYNEURONS_DECLARE_PRODUCTS(isa)                                                           \
   namespace isa {                                                                                 \
-  FfnSpace ffn_space(const FfnJob& job);                                                          \
+  Space ffn_space(const FfnJob& job);                                                             \
   Isa ffn(const FfnJob& job, unsigned char* scratch, std::int64_t begin, std::int64_t end,        \
           float* z_max, std::int64_t* wrong);                                                     \
   std::size_t attention_space(const AttentionJob& job, std::int64_t length);                      \
   Isa attention(const AttentionJob& job, unsigned char* scratch, std::int64_t sequence,           \
                 std::int64_t head);                                                               \
-  std::size_t linear_space(const LinearJob& job);                                                 \
+  Space linear_space(const LinearJob& job);                                                       \
   Isa linear(const LinearJob& job, unsigned char* scratch, std::int64_t begin, std::int64_t end); \
   Isa linear_split(const LinearSplitJob& job, unsigned char* scratch, std::int64_t begin,         \
                    std::int64_t end);                                                             \

@@ -17,12 +17,13 @@ void linear(MatrixView<const std::uint16_t> x, Panels weight, const std::uint16_
     std::memcpy(&wide[static_cast<std::size_t>(i)], &bits, sizeof bits);
   }
   const LinearJob job{x, weight, wide.data(), out};
-  const Kernels& table = kernels(isa);
-  parallel((x.rows + LinearJob::block - 1) / LinearJob::block, threads, [&](std::int64_t block) {
+  const auto kernel = kernels(isa).linear;
+  const Space space = kernels(isa).linear_space(job);
+  parallel((x.rows + space.rows - 1) / space.rows, threads, [&](std::int64_t block) {
     thread_local Scratch scratch;
-    const std::int64_t begin = block * LinearJob::block;
-    const std::int64_t end = std::min(x.rows, begin + LinearJob::block);
-    record(Op::linear, table.linear(job, scratch.take(table.linear_space(job)), begin, end));
+    const std::int64_t begin = block * space.rows;
+    const std::int64_t end = std::min(x.rows, begin + space.rows);
+    record(Op::linear, kernel(job, scratch.take(space.bytes), begin, end));
   });
 }
 

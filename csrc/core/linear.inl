@@ -9,19 +9,28 @@
 namespace pyneurons::PYNEURONS_ISA {
 namespace {
 
+/// Rows of a block, about 1 MiB, which fit L2 (2 MiB) together with weights and results that pass
+/// by (Sapphire Rapids class, one core, 2,048 terms: 1.8 TFLOP/s with 256 rows, 1.0 with 512).
+inline std::int64_t rows_at_a_time(const LinearJob& job) {
+  constexpr std::int64_t small = 1024 / Panels::chunk;
+  constexpr std::int64_t medium = 2048 / Panels::chunk;
+  return job.weight.chunks <= small ? 512 : job.weight.chunks <= medium ? 256 : 128;
+}
+
 /// What a block of rows needs, one behind the other in the scratch.
 struct LinearBuffers {
   Left* x;
   float* part;      // [blocks of 32 rows][32][32]
-  float* finished;  // [2][32][32]
+  float* finished;  // [3][32][32]
   std::size_t size;
 
   LinearBuffers(const LinearJob& job, unsigned char* scratch) {
     constexpr std::int64_t block = 32 * Panels::width;
+    const std::int64_t rows = rows_at_a_time(job);
     unsigned char* place = scratch;
-    take(place, x, LinearJob::block * job.weight.chunks * Panels::chunk);
-    take(place, part, LinearJob::block / 32 * block);
-    take(place, finished, 2 * block);
+    take(place, x, rows * job.weight.chunks * Panels::chunk);
+    take(place, part, rows / 32 * block);
+    take(place, finished, 3 * block);
     size = static_cast<std::size_t>(place - scratch);
   }
 };
@@ -32,61 +41,68 @@ struct Rounding {
   std::int64_t begin;
   std::int64_t rows;
   // The block under way:
-  std::int64_t row = 0;  // the next of its rows
-  std::int64_t end = 0;
-  std::int64_t per_step = 0;
+  std::int64_t left = 0;  // of its rows
   std::int64_t columns = 0;
   const float* sums = nullptr;
   const float* bias = nullptr;
   std::uint16_t* out = nullptr;
 
-  void take(const float* finished, std::int64_t panel, std::int64_t block, std::int64_t steps) {
+  void take(const float* finished, std::int64_t panel, std::int64_t block) {
     constexpr std::int64_t side = 32;
     const std::int64_t there = rows - block * side;
     const std::int64_t column = panel * Panels::width;
-    row = 0;
-    end = there < side ? there : side;
-    per_step = (side + steps - 1) / steps;
+    left = there < side ? there : side;
     columns = job.out.cols - column < Panels::width ? job.out.cols - column : Panels::width;
     sums = finished;
     bias = job.bias + column;
     out = job.out.data + (begin + block * side) * job.out.row_stride + column;
   }
 
+  /// Four rows: eight steps do a block.
   void step() {
-    if (row < end) {
-      round(row + per_step < end ? row + per_step : end);
+    if (left >= 4 && columns == Panels::width) {
+      for (int i = 0; i < 4; ++i) {
+        round(out);
+        next();
+      }
     }
   }
 
-  void finish() { round(end); }
-
-  void round(std::int64_t stop) {
-    std::int64_t at = row;
-    for (; at < stop; ++at) {
-      const float* from = sums + at * Panels::width;
-      std::uint16_t* to = out + at * job.out.row_stride;
-      // The row of the next block: rows lie too far apart for the processor to see it coming.
-      __builtin_prefetch(to + 32 * job.out.row_stride, 1, 2);
-      std::uint16_t rounded[Panels::width];
-      std::uint16_t* place = columns == Panels::width ? to : rounded;
-      for (int lane = 0; lane < Panels::width; lane += 2 * float_lanes) {
-        const int next = lane + float_lanes;
-        store_bfloat16(place + lane, add(load(from + lane), load(bias + lane)),
-                       add(load(from + next), load(bias + next)));
-      }
-      for (std::int64_t i = 0; place == rounded && i < columns; ++i) {
-        to[i] = rounded[i];
-      }
+  void finish() {
+    while (left > 0 && columns == Panels::width) {
+      round(out);
+      next();
     }
-    row = at;
+    while (left > 0) {
+      std::uint16_t rounded[Panels::width];
+      round(rounded);
+      std::memcpy(out, rounded, static_cast<std::size_t>(columns) * sizeof *out);
+      next();
+    }
+  }
+
+  void round(std::uint16_t* to) const {
+    // The row of the next block: rows lie too far apart for the processor to see it coming. Into
+    // L2, to be read: asked for to be written, it would go to L1 and push the weights out.
+    __builtin_prefetch(out + 32 * job.out.row_stride, 0, 2);
+    for (int lane = 0; lane < Panels::width; lane += 2 * float_lanes) {
+      const int later = lane + float_lanes;
+      store_bfloat16(to + lane, add(load(sums + lane), load(bias + lane)),
+                     add(load(sums + later), load(bias + later)));
+    }
+  }
+
+  void next() {
+    sums += Panels::width;
+    out += job.out.row_stride;
+    --left;
   }
 };
 
 }  // namespace
 
-std::size_t linear_space(const LinearJob& job) {
-  return LinearBuffers(job, nullptr).size;
+Space linear_space(const LinearJob& job) {
+  return {rows_at_a_time(job), LinearBuffers(job, nullptr).size};
 }
 
 Isa linear(const LinearJob& job, unsigned char* scratch, std::int64_t begin, std::int64_t end) {

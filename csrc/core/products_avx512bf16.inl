@@ -155,7 +155,7 @@ inline void multiply_panels(Engine& engine, const Left* x, const Panels& weight,
     for (std::int64_t block = 0; block < blocks; ++block) {
       multiply_rows(engine, x + block * 32 * weight.chunks * Panels::chunk, weight.chunks,
                     weight.data + (first + panel) * weight.size, weight.chunks, nullptr, finished);
-      reader.take(finished, panel, block, 1);
+      reader.take(finished, panel, block);
       reader.finish();
     }
   }

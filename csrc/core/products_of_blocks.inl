@@ -19,27 +19,20 @@ constexpr std::int64_t block_size = block_rows * Panels::width;
 /// Steps whose right side, 32 KiB at most, stays in L1 while all rows pass by.
 constexpr std::int64_t most_part_steps = 16;
 
-/// What runs between the products of a block: nothing.
-struct Nothing {
-  void step() {}
-};
+/// From this number of blocks down 4 lines of weights are asked for at a step, above it 2: a step's
+/// weights are 32 lines.
+constexpr std::int64_t few_blocks = 8;
 
 /// c_out [32, 32] = c_in + left times right, over `steps` chunks of terms.
 ///
 /// left   [chunks][2][16][32]: each tile one KiB on end
 /// right  a panel, from its first chunk on
-/// live   which chunks, ascending; null: all of them, 0 to steps - 1
 /// c_in   rows of 32, or null: zeros; c_out may be c_in
 ///
-/// Between the products run `between.step()` and requests for `lines` lines a step from `ahead` on,
-/// into L2, and for the block of sums behind c_in, which is the next to be read (Sapphire Rapids
-/// class, 2 threads, 768 x 3072: 2.5 to 3.1 TFLOP/s): vector units and memory have time then. What
-/// streams by is loaded with the hint that it will not be needed soon, so that it does not drive
-/// the right side out of L1.
-template <typename Between>
+/// What streams by is loaded with the hint that it will not be needed soon, so that it does not
+/// drive the right side out of L1.
 inline void multiply_block(Engine& engine, const std::uint16_t* left, const std::uint16_t* right,
-                           const std::uint16_t* live, std::int64_t steps, const float* c_in,
-                           float* c_out, const std::uint16_t* ahead, int lines, Between& between) {
+                           std::int64_t steps, const float* c_in, float* c_out) {
   constexpr std::int64_t line = 64;
   constexpr std::int64_t right_line = 2 * line;
   constexpr std::int64_t c_line = block_rows * sizeof(float);
@@ -55,12 +48,8 @@ inline void multiply_block(Engine& engine, const std::uint16_t* left, const std:
     PYNEURONS_TILE_LOAD(engine, 2, c_in + lower, c_line);
     PYNEURONS_TILE_LOAD(engine, 3, c_in + lower + side, c_line);
   }
-  constexpr std::int64_t c_lines = block_size * sizeof(float) / line;
-  const std::int64_t c_lines_of_step =
-      c_in == nullptr || steps == 0 ? 0 : (c_lines + steps - 1) / steps;
-  const float* next = c_in == nullptr ? nullptr : c_in + block_size;
   for (std::int64_t step = 0; step < steps; ++step) {
-    const std::int64_t place = (live == nullptr ? step : live[step]) * chunk_size;
+    const std::int64_t place = step * chunk_size;
     PYNEURONS_TILE_STREAM(engine, 4, left + place, line);
     PYNEURONS_TILE_LOAD(engine, 6, right + place, right_line);
     PYNEURONS_TILE_DOT(engine, 0, 4, 6);
@@ -69,19 +58,129 @@ inline void multiply_block(Engine& engine, const std::uint16_t* left, const std:
     PYNEURONS_TILE_STREAM(engine, 5, left + place + tile_size, line);
     PYNEURONS_TILE_DOT(engine, 2, 5, 6);
     PYNEURONS_TILE_DOT(engine, 3, 5, 7);
-    between.step();
-    for (std::int64_t i = 0; i < c_lines_of_step; ++i, next += line / sizeof(float)) {
-      __builtin_prefetch(next, 1, 2);
-    }
-    for (int i = 0; i < lines; ++i, ahead += line / 2) {
-      __builtin_prefetch(ahead, 0, 2);
-    }
   }
   PYNEURONS_TILE_STORE(engine, 0, c_out, c_line);
   PYNEURONS_TILE_STORE(engine, 1, c_out + side, c_line);
   PYNEURONS_TILE_STORE(engine, 2, c_out + lower, c_line);
   PYNEURONS_TILE_STORE(engine, 3, c_out + lower + side, c_line);
 }
+
+/// What runs between the products of a block: nothing.
+struct Nothing {
+  void step() {}
+};
+
+/// Blocks one behind the other, each as `multiply_block`, their sums stored one block late.
+///
+/// The tiles of a block are stored between the first products of the next one, whose operands are
+/// loaded by then: a load behind a store would wait for what the store waits for (Sapphire Rapids
+/// class, one core, 768 terms: 6 %). So what `between` reads is what `multiply` wrote one call ago.
+///
+/// In the loop over steps counts are constants and no state is larger than the registers: what is
+/// spilled is loaded again behind stores of tiles (20 %).
+///
+/// lines  of the weights to come that are asked for at a step, a constant: 2 or 4
+template <int lines>
+struct Chain {
+  Engine& engine;
+  float* spare;         // [32, 32]: for tiles that nobody reads
+  float* held = spare;  // where the sums go that the tiles hold
+
+  /// c_out [32, 32] = c_in + left times right, as above.
+  ///
+  /// live   which chunks, ascending; null: all of them, 0 to steps - 1
+  /// ahead  weights to come, into L2; left where the next call goes on
+  ///
+  /// At each step but the first run `between.step()` and requests for the weights and for the block
+  /// of sums behind c_in, which is the next to be read: vector units and memory have time then
+  /// (Sapphire Rapids class, 2 threads, 768 x 3072: 2.5 to 3.1 TFLOP/s).
+  template <typename Between>
+  [[gnu::always_inline]] inline void multiply(const std::uint16_t* left, const std::uint16_t* right,
+                                              const std::uint16_t* live, std::int64_t steps,
+                                              const float* c_in, float* c_out,
+                                              const std::uint16_t*& ahead, Between& between) {
+    if (steps == 0) {
+      finish();
+      if (c_in == nullptr) {
+        std::memset(c_out, 0, block_size * sizeof *c_out);
+      } else if (c_in != c_out) {
+        std::memcpy(c_out, c_in, block_size * sizeof *c_out);
+      }
+      return;
+    }
+    const float* next = c_in == nullptr ? nullptr : c_in + block_size;
+    const std::int64_t first = live == nullptr ? 0 : live[0] * chunk_size;
+    PYNEURONS_TILE_STREAM(engine, 4, left + first, line);
+    PYNEURONS_TILE_LOAD(engine, 6, right + first, right_line);
+    PYNEURONS_TILE_LOAD(engine, 7, right + first + Panels::width, right_line);
+    PYNEURONS_TILE_STREAM(engine, 5, left + first + tile_size, line);
+    if (c_in == nullptr) {
+      PYNEURONS_TILE_STORE(engine, 0, held, c_line);
+      PYNEURONS_TILE_ZERO(engine, 0);
+      PYNEURONS_TILE_DOT(engine, 0, 4, 6);
+      PYNEURONS_TILE_STORE(engine, 1, held + side, c_line);
+      PYNEURONS_TILE_ZERO(engine, 1);
+      PYNEURONS_TILE_DOT(engine, 1, 4, 7);
+      PYNEURONS_TILE_STORE(engine, 2, held + lower, c_line);
+      PYNEURONS_TILE_ZERO(engine, 2);
+      PYNEURONS_TILE_DOT(engine, 2, 5, 6);
+      PYNEURONS_TILE_STORE(engine, 3, held + lower + side, c_line);
+      PYNEURONS_TILE_ZERO(engine, 3);
+      PYNEURONS_TILE_DOT(engine, 3, 5, 7);
+    } else {
+      PYNEURONS_TILE_STORE(engine, 0, held, c_line);
+      PYNEURONS_TILE_LOAD(engine, 0, c_in, c_line);
+      PYNEURONS_TILE_DOT(engine, 0, 4, 6);
+      PYNEURONS_TILE_STORE(engine, 1, held + side, c_line);
+      PYNEURONS_TILE_LOAD(engine, 1, c_in + side, c_line);
+      PYNEURONS_TILE_DOT(engine, 1, 4, 7);
+      PYNEURONS_TILE_STORE(engine, 2, held + lower, c_line);
+      PYNEURONS_TILE_LOAD(engine, 2, c_in + lower, c_line);
+      PYNEURONS_TILE_DOT(engine, 2, 5, 6);
+      PYNEURONS_TILE_STORE(engine, 3, held + lower + side, c_line);
+      PYNEURONS_TILE_LOAD(engine, 3, c_in + lower + side, c_line);
+      PYNEURONS_TILE_DOT(engine, 3, 5, 7);
+    }
+    held = c_out;
+    for (std::int64_t step = 1; step < steps; ++step) {
+      const std::int64_t place = (live == nullptr ? step : live[step]) * chunk_size;
+      PYNEURONS_TILE_STREAM(engine, 4, left + place, line);
+      PYNEURONS_TILE_LOAD(engine, 6, right + place, right_line);
+      PYNEURONS_TILE_DOT(engine, 0, 4, 6);
+      PYNEURONS_TILE_LOAD(engine, 7, right + place + Panels::width, right_line);
+      PYNEURONS_TILE_DOT(engine, 1, 4, 7);
+      PYNEURONS_TILE_STREAM(engine, 5, left + place + tile_size, line);
+      PYNEURONS_TILE_DOT(engine, 2, 5, 6);
+      PYNEURONS_TILE_DOT(engine, 3, 5, 7);
+      between.step();
+      if (c_in != nullptr) {
+        for (int i = 0; i < c_lines; ++i) {
+          __builtin_prefetch(next + i * (line / 4), 1, 3);
+        }
+        next += c_lines * (line / 4);
+      }
+      for (int i = 0; i < lines; ++i, ahead += line / 2) {
+        __builtin_prefetch(ahead, 0, 2);
+      }
+    }
+  }
+
+  /// Stores what the tiles hold.
+  void finish() {
+    PYNEURONS_TILE_STORE(engine, 0, held, c_line);
+    PYNEURONS_TILE_STORE(engine, 1, held + side, c_line);
+    PYNEURONS_TILE_STORE(engine, 2, held + lower, c_line);
+    PYNEURONS_TILE_STORE(engine, 3, held + lower + side, c_line);
+    held = spare;
+  }
+
+ private:
+  static constexpr std::int64_t line = 64;
+  static constexpr std::int64_t right_line = 2 * line;
+  static constexpr std::int64_t c_line = block_rows * sizeof(float);
+  static constexpr std::int64_t lower = side * block_rows;
+  static constexpr int c_lines = 6;  // of 64, a step: a block has 11 steps that ask, or more
+};
 
 /// What stands on the left: blocks of 32 rows, [blocks][chunks][2][16][32].
 using Left = std::uint16_t;
@@ -101,8 +200,7 @@ inline void put_left(Left* block, std::int64_t /*chunks*/, std::int64_t row, std
 inline void multiply_rows(Engine& engine, const Left* left, std::int64_t /*chunks*/,
                           const std::uint16_t* panel, std::int64_t steps, const float* c_in,
                           float* c_out) {
-  Nothing nothing;
-  multiply_block(engine, left, panel, nullptr, steps, c_in, c_out, panel, 0, nothing);
+  multiply_block(engine, left, panel, steps, c_in, c_out);
 }
 
 /// Rows as tiles, [blocks of 32 rows][chunks][2][16][32], zeros behind the last row and term.
@@ -148,24 +246,19 @@ struct Parts {
   std::int64_t begin(std::int64_t part) const { return part * size < steps ? part * size : steps; }
 };
 
-/// Lines a step that ask for the right side of the next part while `blocks` blocks of rows pass by.
-inline int lines_ahead(std::int64_t blocks) {
-  constexpr std::int64_t chunk_lines = 32;
-  const std::int64_t lines = (chunk_lines + blocks - 1) / blocks;
-  return static_cast<int>(lines < 4 ? lines : 4);
-}
-
 /// x, all terms, times `count` panels from `first` on: each block of 32 rows by 32 columns is
 /// handed to the reader, which has until the next one but one to read it.
 ///
 /// waiting   [blocks][32][32]: sums over the parts of the terms before the last
-/// finished  [2][32][32]
-template <typename Reader>
-inline void multiply_panels(Engine& engine, const Left* x, const Panels& weight, std::int64_t first,
-                            std::int64_t count, std::int64_t blocks, float* waiting,
-                            float* finished, Reader& reader) {
+/// finished  [3][32][32]
+template <int lines, typename Reader>
+[[gnu::always_inline]] inline void multiply_panels_by_lines(Engine& engine, const Left* x,
+                                                            const Panels& weight,
+                                                            std::int64_t first, std::int64_t count,
+                                                            std::int64_t blocks, float* waiting,
+                                                            float* finished, Reader& reader) {
   const Parts parts(weight.chunks);
-  const int lines = lines_ahead(blocks);
+  Chain<lines> chain{engine, finished + 2 * block_size};
   std::int64_t turn = 0;
   for (std::int64_t panel = 0; panel < count; ++panel) {
     const std::uint16_t* data = weight.data + (first + panel) * weight.size;
@@ -178,18 +271,30 @@ inline void multiply_panels(Engine& engine, const Left* x, const Panels& weight,
       for (std::int64_t block = 0; block < blocks; ++block) {
         float* sums = waiting + block * block_size;
         float* out = last ? finished + turn % 2 * block_size : sums;
-        multiply_block(engine, x + (block * weight.chunks + step) * chunk_size, right, nullptr,
-                       steps, part == 0 ? nullptr : sums, out, ahead, lines, reader);
-        ahead += lines * steps * 32;
+        chain.multiply(x + (block * weight.chunks + step) * chunk_size, right, nullptr, steps,
+                       part == 0 ? nullptr : sums, out, ahead, reader);
         if (last) {
           reader.finish();
-          reader.take(out, panel, block, steps);
+          reader.take(out, panel, block);
           ++turn;
         }
       }
     }
   }
+  chain.finish();
   reader.finish();
+}
+
+/// As above, with as many lines as bring a part of the weights while the blocks pass by.
+template <typename Reader>
+inline void multiply_panels(Engine& engine, const Left* x, const Panels& weight, std::int64_t first,
+                            std::int64_t count, std::int64_t blocks, float* waiting,
+                            float* finished, Reader& reader) {
+  if (blocks > few_blocks) {
+    multiply_panels_by_lines<2>(engine, x, weight, first, count, blocks, waiting, finished, reader);
+  } else {
+    multiply_panels_by_lines<4>(engine, x, weight, first, count, blocks, waiting, finished, reader);
+  }
 }
 
 }  // namespace

@@ -430,13 +430,13 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     kept = (padded * 4 + rows + ROWS) * width * item
     if dtype == torch.bfloat16:
         # In `ops.ffn`, kept: 384 rows of x, h, what they add, and the list of live pairs; by tiles
-        # 512 rows, but h and the list of at most 768 neurons (2,048 with 256 rows), and 72 KiB of
-        # sums, in whole huge pages.
+        # 512 rows, but h and the list of at most 768 neurons (1,536 with 256 rows), and 156 KiB of
+        # sums and bits, in whole huge pages.
         group = min(neurons, 1024)
-        by_tiles = 512 * (6 * width + 6 * group) + (72 << 10)
+        by_tiles = 512 * (6 * width + 6 * group) + (156 << 10)
         kept += max(384 * (8 * width + 10 * neurons), -(-by_tiles // _HUGE_PAGE) * _HUGE_PAGE)
-        # In `ops.linear`, kept: 512 rows of x, which may be widened to float32, and 72 KiB of sums.
-        kept += 512 * 4 * width + (72 << 10)
+        # In `ops.linear`, kept: 512 rows of x, which may be widened to float32, and 76 KiB of sums.
+        kept += 512 * 4 * width + (76 << 10)
         # In `ops.attention`, kept: keys and values of one head of one sequence, which may be
         # widened to float32, and a block of queries, scores, weights and sums.
         head = -(-width // config.num_attention_heads // WIDTH) * WIDTH
