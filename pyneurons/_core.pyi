@@ -10,8 +10,10 @@ Ids: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Bits: TypeAlias = npt.NDArray[np.uint16]  # of bfloat16
 Floats: TypeAlias = npt.NDArray[np.float32]
+Doubles: TypeAlias = npt.NDArray[np.float64]
+Places: TypeAlias = npt.NDArray[np.int32]
 # low, column, upper, number
-Candidates: TypeAlias = tuple[Floats, npt.NDArray[np.int32], Floats, npt.NDArray[np.int32]]
+Candidates: TypeAlias = tuple[Floats, Places, Floats, Places]
 Order: TypeAlias = npt.NDArray[np.int32] | None
 
 def isas() -> list[str]: ...
@@ -74,6 +76,15 @@ def ffn(
     isa: str,
     threads: int,
 ) -> int: ...
+def layer_norm(
+    x: Floats,
+    weight: Floats | None,
+    bias: Floats | None,
+    epsilon: float,
+    out: Bits,
+    isa: str,
+    threads: int,
+) -> None: ...
 def attention(
     qkv: Bits,
     starts: Ints,
@@ -107,6 +118,15 @@ def score_candidates(
     largest: Candidates,
     smallest: Candidates,
 ) -> None: ...
-def exact_scores(
-    rows: Floats, directions: npt.NDArray[np.float64], owner: Ints, out: Floats
+def exact_scores(rows: Floats, directions: Doubles, owner: Ints, out: Floats) -> None: ...
+def trigger_baselines(
+    scores: Floats,
+    mean: Doubles,
+    groups: tuple[Ints, Ints, Places],
+    baselines: tuple[Places, Places, Places, Ints],
+    most_random: int,
+    most_matched: int,
+    rank: Places,
+    random: tuple[Doubles, Places],
+    matched: tuple[Doubles, Places],
 ) -> None: ...

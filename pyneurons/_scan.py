@@ -144,7 +144,7 @@ def scan(
     from pyneurons.engine.plan import parse_memory
     from pyneurons.engine.run import Engine, Settings
     from pyneurons.model.checkpoint import Checkpoint, load_tokenizer, resolve
-    from pyneurons.observers.vocabulary import PROJECTIONS
+    from pyneurons.observers.unembedding import PROJECTIONS
 
     began = time.time()
     _choice("device", device, DEVICES)

@@ -197,17 +197,26 @@ class Scan:
     def mi_of(self, layer: int, domain: str | None = None) -> np.ndarray:
         """Return the mutual information of one layer, over all domains or one, float64 [F]."""
         sequences = self.full_sequences if domain is None else self.domain_full_sequences[domain]
-        return positions.mutual_information(self.position_fires(layer, domain), sequences)
+        return positions.mutual_information(self._curves(layer, domain), sequences)
 
     def position_fires(self, layer: int, domain: str | None = None) -> np.ndarray:
         """Return fires by position over full sequences, int64 [F, T]."""
+        return np.ascontiguousarray(self._curves(layer, domain), dtype=np.int64)
+
+    def _curves(self, layer: int, domain: str | None) -> np.ndarray:
+        """Return fires by position [F, T] as they are stored: positions apart, in few bytes."""
         counts = self._run.layer_array(layer, "position_fires")
-        if domain is None:
-            return np.ascontiguousarray(counts.sum(axis=0).T)
-        if domain not in self._run.domains:
-            message = f"domain {domain!r} was not scanned; domains: {self._run.domains}"
-            raise InputError(message)
-        return np.ascontiguousarray(counts[self._run.domains.index(domain)].T)
+        if domain is not None:
+            if domain not in self._run.domains:
+                message = f"domain {domain!r} was not scanned; domains: {self._run.domains}"
+                raise InputError(message)
+            counts = counts[self._run.domains.index(domain)]
+        elif len(counts) == 1:
+            counts = counts[0]
+        else:
+            counts = counts.sum(axis=0, dtype=np.min_scalar_type(self.full_sequences))
+        curves: np.ndarray = counts.T
+        return curves
 
     def ngram_positions(self, n: int) -> int:
         """Return how many positions end a countable n-gram."""
@@ -318,7 +327,7 @@ class Scan:
             parts = [
                 positions.positional(
                     layer,
-                    self.position_fires(layer, domain),
+                    self._curves(layer, domain),
                     sequences,
                     mi=mi,
                     min_sequences=min_sequences,

@@ -8,7 +8,7 @@ Rules that hold for all of them:
 - Matrices may have a row stride larger than a row; the last axis has unit stride.
 - An output may overlap no other argument.
 - Results do not depend on ``threads`` nor, but for the rounding of `ffn` and `attention`, on the
-  backend (`linear`: the same bits on all but ``torch``).
+  backend (`linear`: the same bits on all but ``torch``; `layer_norm`: on all).
 
 Letters and the layout of a mask: `pyneurons.reference`.
 """
@@ -503,6 +503,69 @@ def ffn(
         z_max,
         threads=_threads(op, threads),
     )
+
+
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    epsilon: float,
+    out: Tensor,
+    *,
+    backend: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Bring every row to mean 0 and variance 1, scale and shift it, and round it to bfloat16.
+
+    ``out[i] = (x[i] - mean(x[i])) / sqrt(var(x[i]) + epsilon) * weight + bias``, var the mean square
+    of what is left.
+
+    Parameters
+    ----------
+    x : Tensor, [M, D], float32
+    weight, bias : Tensor, [D], float32, or None
+        Without them: 1 and 0.
+    epsilon : float
+        Above 0.
+    out : Tensor, [M, D], bfloat16
+        Overwritten.
+    backend : str, optional
+        A name from `pyneurons.backends.available`.
+    threads : int
+        How many threads share the rows.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendUnavailable
+        Before any element of ``out`` changes.
+
+    Notes
+    -----
+    In float32, sums in a fixed order (`pyneurons.reference.layer_norm`): the same bits on every
+    backend; a row depends on itself alone. A row with a NaN or infinity becomes NaN. Cost: x is
+    read once.
+    """
+    import torch
+
+    op = "layer_norm"
+    _tensor(op, "x", x, 2, torch.float32)
+    _tensor(op, "out", out, 2, torch.bfloat16)
+    if x.shape[1] < 1:
+        message = f"{op}: x has shape {_shape(x)}, expected D of 1 or more"
+        raise ShapeError(message)
+    _same(op, "out", out, tuple(x.shape), "M, D of x")
+    inputs = {"x": _bytes(x)}
+    for name, vector in (("weight", weight), ("bias", bias)):
+        if vector is not None:
+            _tensor(op, name, vector, 1, torch.float32)
+            _same(op, name, vector, (x.shape[1],), "D of x")
+            inputs[name] = _bytes(vector)
+    if not epsilon > 0:
+        message = f"{op}: epsilon is {epsilon}, expected more than 0"
+        raise ShapeError(message)
+    _no_overlap(op, {"out": _bytes(out)}, inputs)
+    chosen = backends.resolve(backend)
+    chosen.layer_norm(x, weight, bias, epsilon, out, threads=_threads(op, threads))
 
 
 def attention(

@@ -186,10 +186,12 @@ def _laid_out(weight: Tensor) -> Tensor:
     from torch.nn import functional
 
     columns, terms = weight.shape
-    padded = functional.pad(weight, (0, -terms % WIDTH, 0, -columns % WIDTH))
-    pairs = padded.view(-1, WIDTH, padded.shape[1] // 2, 2)
+    padding = (0, -terms % WIDTH, 0, -columns % WIDTH)
+    padded = (functional.pad(weight, padding) if any(padding) else weight).contiguous()
     data = torch.from_numpy(aligned_zeros((padded.numel(),), np.uint16)).view(weight.dtype)
-    data.view(-1, padded.shape[1] // 2, WIDTH, 2).copy_(pairs.transpose(1, 2))
+    # Pairs as one number each: element by element this is 9 times as slow (Sapphire Rapids class).
+    pairs = padded.view(torch.int32).view(-1, WIDTH, padded.shape[1] // 2)
+    data.view(torch.int32).view(-1, padded.shape[1] // 2, WIDTH).copy_(pairs.transpose(1, 2))
     return data
 
 
@@ -201,9 +203,12 @@ def _check_matrix(weight: Tensor, name: str) -> None:
 
 def _check_finite(weight: Tensor, name: str, first: int = 0) -> None:
     """Raise NonFiniteError for the first NaN or infinity; the first row is row ``first``."""
-    finite = weight.isfinite()
-    if not bool(finite.all()):
-        row, column = (~finite).nonzero()[0].tolist()
-        value = weight[row, column].item()
-        message = f"{name}[{first + row}, {column}] is {value}, expected a finite number"
-        raise NonFiniteError(message)
+    if weight.numel() == 0:
+        return
+    least, most = weight.aminmax()  # NaN where an element is; isfinite takes 20 times as long
+    if bool(least.isfinite() & most.isfinite()):
+        return
+    row, column = (~weight.isfinite()).nonzero()[0].tolist()
+    value = weight[row, column].item()
+    message = f"{name}[{first + row}, {column}] is {value}, expected a finite number"
+    raise NonFiniteError(message)

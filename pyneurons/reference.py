@@ -278,6 +278,37 @@ def ffn(
         residual += linear(torch.where(z > 0, z, 0.0).to(x.dtype), fc2_weight, fc2_bias)
 
 
+def layer_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float, out: Tensor
+) -> None:
+    """Write LayerNorm in float32, rounded to bfloat16; see `pyneurons.ops`."""
+    import torch
+
+    sums = 64
+
+    def total(rows: Floats) -> Floats:
+        """Element e goes to sum e % 64; then the second half is added to the first, and so on."""
+        lanes = np.zeros((len(rows), sums), dtype=np.float32)
+        for start in range(0, rows.shape[1], sums):
+            some = rows[:, start : start + sums]
+            lanes[:, : some.shape[1]] += some
+        while lanes.shape[1] > 1:
+            first, second = np.split(lanes, 2, axis=1)
+            lanes = first + second
+        return lanes
+
+    values, size = x.numpy(), np.float32(x.shape[1])
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        apart = values - total(values) / size
+        inverse = np.float32(1) / np.sqrt(total(apart * apart) / size + np.float32(epsilon))
+        normed = apart * inverse
+    if weight is not None:
+        normed = normed * weight.numpy()
+    if bias is not None:
+        normed = normed + bias.numpy()
+    out.copy_(torch.from_numpy(normed))
+
+
 def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor, sums: Sums | None = None) -> None:
     """Attend causally, float32 sums in the order of ``sums``, by default AMX's; see `pyneurons.ops`.
 

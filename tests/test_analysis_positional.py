@@ -332,3 +332,12 @@ def test_counts_that_cannot_be_are_refused():
         mutual_information(np.array([[0.5, 0.25]]), 3)
     with pytest.raises(ShapeError, match=r"shape \[2\]"):
         classify(np.array([1, 2]), 3)
+
+
+@pytest.mark.parametrize("context", [16, 2048])
+def test_the_order_of_memory_does_not_matter(context: int):
+    fires = np.random.default_rng(5).integers(0, N + 1, size=(9, context)).astype(np.uint8)
+    by_position = np.asfortranarray(fires)
+    np.testing.assert_array_equal(mutual_information(by_position, N), mutual_information(fires, N))
+    for name, column in positional(0, by_position, N, mi=0.0).items():
+        np.testing.assert_array_equal(column, positional(0, fires, N, mi=0.0)[name])

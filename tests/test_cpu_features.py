@@ -26,6 +26,7 @@ OPS = (
     "ngram_coverage",
     "ngram_triggers",
     "ffn_epilogue",
+    "layer_norm",
     "ffn",
     "attention",
     "linear",
@@ -66,6 +67,8 @@ def run_every_op(backend):
         x, weight = torch.ones(8, 4, dtype=dtype), torch.ones(40, 4, dtype=dtype)
         residual, z_max = torch.zeros(8, 4), torch.zeros(40)
         ops.ffn(x, weight, None, None, None, residual, mask[None], z_max, backend=backend)
+    norm = torch.empty(8, 12, dtype=torch.bfloat16)
+    ops.layer_norm(torch.ones(8, 12), None, None, 1e-5, norm, backend=backend)
     qkv, out = (torch.zeros(8, width, dtype=torch.bfloat16) for width in (12, 4))
     ops.attention(qkv, everything, 2, out, backend=backend)
     panels = Panels.of(torch.ones(4, 12, dtype=torch.bfloat16))

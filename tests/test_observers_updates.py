@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from pyneurons import _env
-from pyneurons.observers import suppression, vocabulary
-from pyneurons.observers.suppression import Baselines
-from pyneurons.observers.vocabulary import Unembedding
+from pyneurons.observers import suppression, unembedding, vocabulary
+from pyneurons.observers.suppression import MATCHED_TOKENS, RANDOM_TOKENS, Baselines
+from pyneurons.observers.unembedding import Unembedding
 
 
 def integers(seed: int, *shape: int, most: int = 3) -> torch.Tensor:
@@ -20,23 +20,28 @@ def integers(seed: int, *shape: int, most: int = 3) -> torch.Tensor:
     return torch.from_numpy(drawn.astype(np.float32))
 
 
-def baselines_of(unembedding: Unembedding) -> Baselines:
-    counts = np.arange(int(unembedding.ids.max()) + 3, dtype=np.int64)
-    return Baselines.build(np.repeat(unembedding.ids, 3), counts, unembedding.ids, boundary_id=-1)
+def extremes(fc2_weight: torch.Tensor, rows: Unembedding) -> dict[str, Any]:
+    with ThreadPoolExecutor(2) as pool:
+        return vocabulary.extremes(fc2_weight, rows, pool)
 
 
-def project(
-    fc2_weight: torch.Tensor,
-    unembedding: Unembedding,
-    triggers: dict[int, list[tuple[int, np.ndarray]]] | None = None,
-    threads: int = 2,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    baselines = baselines_of(unembedding)
-    with ThreadPoolExecutor(threads) as pool:
-        return (
-            vocabulary.extremes(fc2_weight, unembedding, pool),
-            suppression.suppression(fc2_weight, unembedding, triggers or {}, baselines, pool),
+def random_of(drawn: np.ndarray, triggers: set[int]) -> list[int]:
+    """The first 1,000 drawn tokens that are no triggers."""
+    return [token for token in drawn.tolist() if token not in triggers][:RANDOM_TOKENS]
+
+
+def matched_of(baselines: Baselines, trigger: int, triggers: set[int]) -> list[int]:
+    """The 40 tokens nearest in count, then in place, then the rarer: a search through all."""
+    count, place = baselines.count, baselines.place
+    others = [token for token in baselines.by_count.tolist() if token not in triggers]
+    others.sort(
+        key=lambda token: (
+            abs(int(count[token]) - int(count[trigger])),
+            abs(int(place[token]) - int(place[trigger])),
+            place[token],
         )
+    )
+    return others[:MATCHED_TOKENS]
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str, autouse=True)
@@ -54,13 +59,13 @@ def test_tokens_scores_and_ties(
 ) -> None:
     """Many scores are equal: 7 values for each of 4 terms; the lower id goes first."""
     monkeypatch.setattr(vocabulary, "_VOCABULARY_BLOCK", block)
-    monkeypatch.setattr(vocabulary, "_NEURON_BLOCK", 16)
+    monkeypatch.setattr(vocabulary, "NEURON_BLOCK", 16)
     monkeypatch.setattr(vocabulary, "_MOST_CANDIDATES", most)
     rows, fc2 = integers(1, size, 4), integers(2, 4, 70)
     fc2[:, 5] = 0
     fc2[:, 6] = -0.0
     ids = 2 * np.arange(size) + 3
-    found, _ = project(fc2, Unembedding(rows, ids, None, None))
+    found = extremes(fc2, Unembedding(rows, ids, None, None))
     scores = (fc2.T @ rows.T).double().numpy()
     top = min(10, size)
     for sign, name in ((1, "promoted"), (-1, "suppressed")):
@@ -75,7 +80,7 @@ def test_tokens_scores_and_ties(
     np.testing.assert_array_equal(found["neuron"], np.arange(70))
 
 
-@pytest.mark.parametrize("projection", vocabulary.PROJECTIONS)
+@pytest.mark.parametrize("projection", unembedding.PROJECTIONS)
 @pytest.mark.parametrize("narrow", [False, True])
 def test_projections(projection: str, narrow: bool) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -83,7 +88,7 @@ def test_projections(projection: str, narrow: bool) -> None:
     fc2 = torch.randn(12, 40, generator=generator)
     out = torch.randn(8, 12, generator=generator) if narrow else None
     gain = torch.rand(12, generator=generator) + 0.5
-    found, _ = project(fc2, Unembedding(rows, np.arange(300), out, gain, projection))
+    found = extremes(fc2, Unembedding(rows, np.arange(300), out, gain, projection))
     update = fc2.double().numpy().T
     if projection == "final_norm":
         update = (update - update.mean(axis=1, keepdims=True)) * gain.double().numpy()
@@ -102,42 +107,81 @@ def test_projections(projection: str, narrow: bool) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_triggers(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suppression, "_TRIGGER_BLOCK", 4)
-    monkeypatch.setattr(vocabulary, "_VOCABULARY_BLOCK", 64)
-    rows, fc2, ids = integers(3, 200, 4), integers(4, 4, 50), np.arange(200) + 5
-    triggers = {
-        neuron: [(1, np.array([5, 40, 40, neuron + 9])), (3, np.array([204]))]
+@pytest.mark.parametrize("projection", ["dot", "cosine"])
+def test_triggers(threads: int, projection: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every number of every trigger, from the definitions; groups cut into many calls."""
+    monkeypatch.setattr(suppression, "_GROUPS", 3)
+    monkeypatch.setattr(suppression, "NEURON_BLOCK", 7)
+    monkeypatch.setattr(unembedding, "ROWS", 64)
+    generator = np.random.default_rng(9)
+    rows, fc2, ids = integers(3, 200, 4), integers(4, 4, 50), 2 * np.arange(200) + 5
+    if projection == "cosine":
+        fc2 = torch.eye(4)[torch.arange(50) % 4].T.contiguous()
+        rows = (
+            torch.eye(4)[torch.arange(200) % 4] * (1 - 2.0 * (torch.arange(200) % 3 == 0))[:, None]
+        )
+    counts = generator.integers(0, 30, size=500)
+    baselines = Baselines.build(generator.integers(0, 420, size=3000), counts, ids, boundary_id=7)
+    groups = {
+        (neuron, n): {5, 45, 403, 2 * neuron + 9, *generator.choice(ids, 3 * n).tolist()}
         for neuron in range(0, 50, 3)
+        for n in (1, 3)
     }
-    unembedding = Unembedding(rows, ids, None, None)
-    baselines = baselines_of(unembedding)
-    _, found = project(fc2, unembedding, triggers, threads)
-    scores = (fc2.T @ rows.T).numpy()
+    entries = [(neuron, n, t) for (neuron, n), own in groups.items() for t in [*own, 45, 4, 6]]
+    generator.shuffle(entries)
+    neurons, orders, tokens = np.array(entries).T
+    triggers = {"neuron": neurons, "n": orders, "token": tokens}
+    with ThreadPoolExecutor(threads) as pool:
+        made = Unembedding(rows, ids, None, None, projection)
+        found = suppression.suppression(fc2, made, triggers, baselines, pool)
+    scores = (fc2.T @ rows.T).numpy().astype(np.float64)
     at = 0
-    for neuron in sorted(triggers):
-        for n, tokens in triggers[neuron]:
-            for token in np.unique(tokens):
-                own = scores[neuron]
-                assert found["neuron"][at] == neuron
-                assert found["n"][at] == n
-                assert found["token"][at] == token
-                assert found["score"][at] == own[token - 5]
-                assert found["rank"][at] == (own > own[token - 5]).sum()
-                centred = own[token - 5] - own.mean(dtype=np.float64)
-                assert found["centred"][at] == np.float32(centred)
-                there = baselines.matched(np.unique(tokens))[list(np.unique(tokens)).index(token)]
-                others = {"random": baselines.random(tokens), "matched": there}
-                for name, ids_ in others.items():
-                    values = own[ids_ - 5].astype(np.float64)
-                    average = np.float32(values.mean())
-                    assert found[f"{name}_tokens"][at] == values.size
-                    assert found[f"{name}_mean"][at] == average
-                    assert found[f"{name}_negative"][at] == (values < 0).sum()
-                    low = (values < own.mean(dtype=np.float64)).sum()
-                    assert found[f"{name}_negative_centred"][at] == low
-                at += 1
+    for neuron, n in sorted(groups):
+        columns = {(token - 5) // 2 for token in groups[neuron, n]}
+        own, mean = scores[neuron], scores[neuron].mean()
+        for token in sorted(groups[neuron, n]):
+            column = (token - 5) // 2
+            expected = {
+                "neuron": neuron,
+                "n": n,
+                "token": token,
+                "score": np.float32(own[column]),
+                "centred": np.float32(own[column] - mean),
+                "rank": (own > own[column]).sum(),
+            }
+            for name, others in (
+                ("random", random_of(baselines.drawn, columns)),
+                ("matched", matched_of(baselines, column, columns)),
+            ):
+                values = own[others]
+                expected |= {
+                    f"{name}_tokens": values.size,
+                    f"{name}_mean": np.float32(values.mean()),
+                    f"{name}_negative": (values < 0).sum(),
+                    f"{name}_mean_centred": np.float32(values.mean() - mean),
+                    f"{name}_negative_centred": (values < mean).sum(),
+                }
+            assert {key: column[at] for key, column in found.items()} == expected
+            at += 1
     assert at == len(found["token"])
+    assert {key: column.dtype.type for key, column in found.items()} == suppression.COLUMNS
+
+
+def test_no_triggers_no_rows() -> None:
+    none = np.zeros(0, dtype=np.int64)
+    ids = np.arange(30)
+    baselines = Baselines.build(ids, np.ones(30, dtype=np.int64), ids, boundary_id=2)
+    with ThreadPoolExecutor(1) as pool:
+        found = suppression.suppression(
+            integers(0, 4, 20),
+            Unembedding(integers(1, 30, 4), ids, None, None),
+            {"neuron": none, "n": none, "token": none},
+            baselines,
+            pool,
+        )
+    assert {key: (column.dtype.type, column.size) for key, column in found.items()} == {
+        key: (dtype, 0) for key, dtype in suppression.COLUMNS.items()
+    }
 
 
 def test_a_failure_in_a_block_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +190,7 @@ def test_a_failure_in_a_block_is_raised(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(vocabulary, "_keys", fail)
     with pytest.raises(MemoryError):
-        project(integers(0, 4, 20), Unembedding(integers(1, 30, 4), np.arange(30), None, None))
+        extremes(integers(0, 4, 20), Unembedding(integers(1, 30, 4), np.arange(30), None, None))
 
 
 @pytest.mark.parametrize("spread", [0.0, 3.0], ids=["lengths-alike", "lengths-apart"])
@@ -159,7 +203,7 @@ def test_a_rounded_first_pass_loses_no_token(
     rows = torch.randn(5000, 48, generator=generator)
     rows *= torch.exp(spread * torch.randn(5000, 1, generator=generator))
     fc2 = torch.randn(48, 300, generator=generator)
-    found, _ = project(fc2, Unembedding(rows.half(), np.arange(5000), None, None))
+    found = extremes(fc2, Unembedding(rows.half(), np.arange(5000), None, None))
     scores = (fc2.T.double() @ rows.half().double().T).float().numpy()
     for sign, name in ((1, "promoted"), (-1, "suppressed")):
         order = np.argsort(-sign * scores, axis=1, kind="stable")[:, :10]
@@ -180,7 +224,7 @@ def test_rounding_that_works_against_the_largest(monkeypatch: pytest.MonkeyPatch
     rows = torch.zeros(1000, 64)
     rows[:, 32:63], rows[:, 63] = up, 0.9453125
     rows[20:30, :32], rows[20:30, 32:] = down, 0
-    found, _ = project(fc2, Unembedding(rows, np.arange(1000), None, None))
+    found = extremes(fc2, Unembedding(rows, np.arange(1000), None, None))
     for neuron, name in ((0, "promoted"), (1, "promoted"), (2, "suppressed")):
         np.testing.assert_array_equal(found[name][neuron], np.arange(20, 30))
 
@@ -200,33 +244,3 @@ def test_the_bound_on_rounding_holds_and_is_near(rounded: str) -> None:
     near = direction.bfloat16().double() @ row.bfloat16().double()
     error = float((exact - near).abs())
     assert 0 < error <= float(bound * row.norm()) <= 1.02 * error
-
-
-@pytest.mark.parametrize("number", [1, 2, 7, 30, 199, 200])
-def test_matched_tokens_equal_a_search_through_all(number):
-    """Triggers side by side, at both ends and all there are: none of them is its own match."""
-    generator = np.random.default_rng(number)
-    counts = generator.integers(0, 6, size=204)
-    counts[:4] = 0
-    baselines = Baselines.build(np.arange(4, 204), counts, np.arange(4, 204), 2)
-    order = baselines.by_count
-    for chosen in (order[:number], order[-number:], generator.permutation(order)[:number]):
-        triggers = np.unique(chosen)
-        others = [token for token in order.tolist() if token not in set(triggers.tolist())]
-        for trigger, found in zip(triggers, baselines.matched(triggers), strict=True):
-            near = sorted(
-                others,
-                key=lambda token, own=trigger: (
-                    abs(int(counts[token]) - int(counts[own])),
-                    abs(int(baselines.place[token] - baselines.place[own])),
-                    baselines.place[token],
-                ),
-            )[:40]
-            assert found[found >= 0].tolist() == near
-
-
-@pytest.mark.parametrize("number", [1, 8, 9, 40])
-def test_ranks_count_what_is_larger(number):
-    scores = np.random.default_rng(number).integers(-20, 20, size=300).astype(np.float32)
-    own = scores[:number]
-    assert suppression._ranks(scores, own).tolist() == [int((scores > s).sum()) for s in own]

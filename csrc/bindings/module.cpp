@@ -15,6 +15,7 @@
 #include "pyneurons/ffn.hpp"
 #include "pyneurons/ffn_epilogue.hpp"
 #include "pyneurons/firing_rows.hpp"
+#include "pyneurons/layer_norm.hpp"
 #include "pyneurons/linear.hpp"
 #include "pyneurons/ngram_coverage.hpp"
 #include "pyneurons/ngram_keys.hpp"
@@ -22,6 +23,7 @@
 #include "pyneurons/panels.hpp"
 #include "pyneurons/score_candidates.hpp"
 #include "pyneurons/segment_counts.hpp"
+#include "pyneurons/trigger_baselines.hpp"
 
 namespace py = pybind11;
 
@@ -279,6 +281,25 @@ std::int64_t py_ffn(const py::array& x_, const py::array& fc1_,
   return ffn(x, fc1, fc1_bias, fc2, fc2_bias, residual, mask, z_max, isa, threads);
 }
 
+void py_layer_norm(const py::array& x_, const std::optional<py::array>& weight_,
+                   const std::optional<py::array>& bias_, float epsilon, const py::array& out_,
+                   const std::string& isa_, int threads) {
+  constexpr const char* op = "layer_norm";
+  const auto x = arrays::matrix<const float>(op, "x", x_);
+  const auto out = arrays::matrix<std::uint16_t>(op, "out", out_);
+  if (out.rows != x.rows || out.cols != x.cols) {
+    arrays::refuse(arrays::where(op, "out"),
+                   "has shape " + arrays::shape_of(out_) + ", expected " + arrays::shape_of(x_));
+  }
+  const auto* weight =
+      weight_ ? arrays::vector<const float>(op, "weight", *weight_, x.cols) : nullptr;
+  const auto* bias = bias_ ? arrays::vector<const float>(op, "bias", *bias_, x.cols) : nullptr;
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  const py::gil_scoped_release release;
+  layer_norm(x, weight, bias, epsilon, out, isa, threads);
+}
+
 void py_attention(const py::array& qkv_, const py::array& starts_, std::int64_t heads,
                   const py::array& out_, const std::string& isa_, int threads) {
   constexpr const char* op = "attention";
@@ -422,6 +443,68 @@ void py_exact_scores(const py::array& rows_, const py::array& directions_, const
   exact_scores(rows, directions, owner, out);
 }
 
+/// That every element is one of 0 to end - 1.
+template <typename T>
+const T* places_in(const char* op, const char* name, const py::array& array, std::int64_t length,
+                   std::int64_t end) {
+  const T* data = arrays::vector<const T>(op, name, array, length);
+  for (std::int64_t i = 0; i < length; ++i) {
+    if (data[i] < 0 || data[i] >= end) {
+      arrays::refuse(arrays::where(op, name), "is out of range at " + std::to_string(i));
+    }
+  }
+  return data;
+}
+
+/// (sum, counts)
+using TotalArrays = std::tuple<py::array, py::array>;
+
+ScoreTotals totals_in(const char* op, const char* name, const TotalArrays& arrays_,
+                      std::int64_t rows) {
+  const auto& [sum, counts] = arrays_;
+  const ScoreTotals totals{arrays::vector<double>(op, name, sum, rows),
+                           arrays::matrix<std::int32_t>(op, name, counts)};
+  if (totals.counts.rows != rows || totals.counts.cols != 3) {
+    arrays::refuse(arrays::where(op, name), "has counts of shape " + arrays::shape_of(counts) +
+                                                ", expected [" + std::to_string(rows) + ", 3]");
+  }
+  return totals;
+}
+
+/// groups (row, offsets, trigger); baselines (drawn, by_count, place, count)
+void py_trigger_baselines(const py::array& scores_, const py::array& mean_,
+                          const std::tuple<py::array, py::array, py::array>& groups_,
+                          const std::tuple<py::array, py::array, py::array, py::array>& baselines_,
+                          std::int64_t most_random, std::int64_t most_matched,
+                          const py::array& rank_, const TotalArrays& random_,
+                          const TotalArrays& matched_) {
+  constexpr const char* op = "trigger_baselines";
+  const auto scores = arrays::matrix<const float>(op, "scores", scores_);
+  const auto* mean = arrays::vector<const double>(op, "mean", mean_, scores.rows);
+  const auto& [row, offsets_, trigger] = groups_;
+  const auto& [drawn, by_count, place, count] = baselines_;
+  const auto* offsets = arrays::vector<const std::int64_t>(op, "offsets", offsets_, row.size() + 1);
+  for (py::ssize_t g = 0; g <= row.size(); ++g) {
+    if (offsets[g] < (g > 0 ? offsets[g - 1] : 0) || offsets[g] > trigger.size()) {
+      arrays::refuse(arrays::where(op, "offsets"), "is out of range at " + std::to_string(g));
+    }
+  }
+  const TriggerGroups groups{
+      places_in<std::int64_t>(op, "row", row, row.size(), scores.rows), offsets, row.size(),
+      places_in<std::int32_t>(op, "trigger", trigger, trigger.size(), scores.cols)};
+  const Baselines baselines{
+      places_in<std::int32_t>(op, "drawn", drawn, drawn.size(), scores.cols), drawn.size(),
+      places_in<std::int32_t>(op, "by_count", by_count, scores.cols, scores.cols),
+      places_in<std::int32_t>(op, "place", place, scores.cols, scores.cols),
+      arrays::vector<const std::int64_t>(op, "count", count, scores.cols)};
+  auto* rank = arrays::vector<std::int32_t>(op, "rank", rank_, trigger.size());
+  const ScoreTotals random = totals_in(op, "random", random_, groups.size);
+  const ScoreTotals matched = totals_in(op, "matched", matched_, trigger.size());
+  const py::gil_scoped_release release;
+  trigger_baselines(scores, mean, groups, baselines, most_random, most_matched, rank, random,
+                    matched);
+}
+
 std::vector<std::string> isas() {
   std::vector<std::string> names;
   for (const Isa isa : all_isas) {
@@ -495,6 +578,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("mask").noconvert(), py::arg("z_max").noconvert(), py::arg("isa"),
         py::arg("threads"),
         "row * F + neuron of the first pre-activation that is not finite, or -1.");
+  m.def("layer_norm", &py_layer_norm, py::arg("x").noconvert(),
+        py::arg("weight").noconvert().none(true), py::arg("bias").noconvert().none(true),
+        py::arg("epsilon"), py::arg("out").noconvert(), py::arg("isa"), py::arg("threads"));
   m.def("attention", &py_attention, py::arg("qkv").noconvert(), py::arg("starts").noconvert(),
         py::arg("heads"), py::arg("out").noconvert(), py::arg("isa"), py::arg("threads"));
   m.def("linear", &py_linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
@@ -509,4 +595,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("exact_scores", &py_exact_scores, py::arg("rows").noconvert(),
         py::arg("directions").noconvert(), py::arg("owner").noconvert(),
         py::arg("out").noconvert());
+  m.def("trigger_baselines", &py_trigger_baselines, py::arg("scores").noconvert(),
+        py::arg("mean").noconvert(), py::arg("groups"), py::arg("baselines"),
+        py::arg("most_random"), py::arg("most_matched"), py::arg("rank").noconvert(),
+        py::arg("random"), py::arg("matched"));
 }

@@ -144,6 +144,16 @@ struct LinearSplitJob {
   MatrixView<float> out;
 };
 
+struct LayerNormJob {
+  static constexpr std::int64_t block = 64;  // rows
+  static constexpr int sums = 64;            // that elements go to in turn
+  MatrixView<const float> x;
+  const float* weight;
+  const float* bias;
+  float epsilon;
+  MatrixView<std::uint16_t> out;
+};
+
 /// Products of bfloat16 depend on the order of their sums: what computes them.
 #define PYNEURONS_DECLARE_PRODUCTS(isa)                                                           \
   namespace isa {                                                                                 \
@@ -171,6 +181,7 @@ struct LinearSplitJob {
   Isa ngram_coverage(const NgramCoverageJob& job, WordRange words);                  \
   Isa ngram_triggers(const NgramTriggersJob& job, WordRange words);                  \
   Isa ffn_epilogue(const FfnEpilogueJob& job, WordRange words, std::int64_t* wrong); \
+  Isa layer_norm(const LayerNormJob& job, std::int64_t begin, std::int64_t end);     \
   }
 
 PYNEURONS_DECLARE_KERNELS(scalar)
@@ -191,6 +202,7 @@ struct Kernels {
   decltype(&scalar::ngram_coverage) ngram_coverage;
   decltype(&scalar::ngram_triggers) ngram_triggers;
   decltype(&scalar::ffn_epilogue) ffn_epilogue;
+  decltype(&scalar::layer_norm) layer_norm;
   decltype(&scalar::ffn_space) ffn_space;
   decltype(&scalar::ffn) ffn;
   decltype(&scalar::attention_space) attention_space;

@@ -98,7 +98,8 @@ def mutual_information(position_fires: np.ndarray, sequences: int) -> np.ndarray
     -----
     Both ratios are formed of integers (k T / K and (N - k) T / (N T - K), K = sum_p k), so each
     is rounded once, and positions at 0 or 1 are kept, which carry the most.
-    Cost: two logarithms per cell.
+    Cost: two logarithms per cell, or, where there are fewer sequences than positions, one pass over
+    the cells and two logarithms for each count from 0 to N.
     """
     counts = _checked(position_fires, sequences)
     neurons, context = counts.shape
@@ -107,14 +108,13 @@ def mutual_information(position_fires: np.ndarray, sequences: int) -> np.ndarray
         return out
     block = max(1, _BLOCK_CELLS // context)
     for first in range(0, neurons, block):
-        fires = counts[first : first + block].astype(np.int64)
-        silent = sequences - fires
-        total = np.zeros(fires.shape)
-        for part in (fires, silent):
-            whole = part.sum(axis=1, keepdims=True)
-            ratio = np.ones(part.shape)
-            np.divide(part * context, whole, out=ratio, where=part > 0)
-            total += part * np.log(ratio)
+        fires, times = _by_count(counts[first : first + block], sequences)
+        total = np.zeros(times.shape)
+        for part in (fires, sequences - fires):
+            mass = times * part
+            ratio = np.ones(total.shape)
+            np.divide(part * context, mass.sum(axis=1, keepdims=True), out=ratio, where=mass > 0)
+            total += mass * np.log(ratio)
         out[first : first + block] = total.sum(axis=1) / (sequences * context)
     # Rounding may leave a sum of terms of both signs just below 0.
     information: np.ndarray = np.maximum(out, 0.0)
@@ -311,6 +311,17 @@ def _checked(position_fires: np.ndarray, sequences: int) -> np.ndarray:
         )
         raise IntegrityError(message)
     return counts
+
+
+def _by_count(counts: np.ndarray, sequences: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return counts and how often each neuron has them, which can be broadcast: int64 [F, any]."""
+    neurons, context = counts.shape
+    if context <= 2 * (sequences + 1):
+        # In this order of memory, which the order of sums depends on.
+        return counts.astype(np.int64, order="C"), np.ones(counts.shape, dtype=np.int64)
+    cells = counts + np.arange(neurons)[:, None] * (sequences + 1)
+    times = np.bincount(cells.ravel(order="K"), minlength=neurons * (sequences + 1))
+    return np.arange(sequences + 1)[None], times.reshape(neurons, -1)
 
 
 def _runs(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

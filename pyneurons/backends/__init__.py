@@ -34,6 +34,7 @@ class Backend:
     ngram_keys: Op
     ngram_coverage: Op
     ngram_triggers: Op
+    layer_norm: Op
     ffn: Op
     attention: Op
     linear: Op

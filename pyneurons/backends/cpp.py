@@ -59,6 +59,7 @@ def load(name: str) -> Backend:
         ngram_keys=ops.ngram_keys,
         ngram_coverage=ops.ngram_coverage,
         ngram_triggers=ops.ngram_triggers,
+        layer_norm=ops.layer_norm,
         ffn=ops.ffn,
         attention=ops.attention,
         linear=ops.linear,
@@ -128,6 +129,26 @@ class _Ops:
         )
         if wrong is not None:
             raise IntegrityError(contradicting_offsets(*wrong, offsets))
+
+    def layer_norm(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        epsilon: float,
+        out: Tensor,
+        *,
+        threads: int,
+    ) -> None:
+        _core.layer_norm(
+            x.numpy(),
+            None if weight is None else weight.numpy(),
+            None if bias is None else bias.numpy(),
+            epsilon,
+            _bits(out),
+            self.isa,
+            threads,
+        )
 
     def ffn(
         self,

@@ -18,6 +18,7 @@ def load(name: str) -> Backend:
         ngram_keys=_one_thread(reference.ngram_keys),
         ngram_coverage=_one_thread(reference.ngram_coverage),
         ngram_triggers=_one_thread(reference.ngram_triggers),
+        layer_norm=_one_thread(reference.layer_norm),
         ffn=_one_thread(reference.ffn),
         attention=_one_thread(reference.attention),
         linear=_one_thread(reference.linear),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pyneurons.corpus import Corpus
     from pyneurons.model.checkpoint import Checkpoint
     from pyneurons.observers.ngram import NgramCounts
+    from pyneurons.observers.unembedding import Unembedding
     from pyneurons.result import RunWriter
 
 COVERING_LIMITS = {1: 5}
@@ -73,7 +73,7 @@ class Recorder:
     corpus: Corpus
     writer: RunWriter
     orders: tuple[int, ...]
-    unembedding: vocabulary.Unembedding
+    unembedding: Unembedding
     baselines: suppression.Baselines
 
     def write(
@@ -103,16 +103,17 @@ class Recorder:
 
         Possible: a covering number between 1 and K, whatever the covered n-grams hold.
         """
-        triggers: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        none = np.zeros(0, dtype=np.int64)
+        found: dict[str, list[np.ndarray]] = {"neuron": [none], "n": [none], "token": [none]}
         for n, counts in ngrams.items():
             limit = COVERING_LIMITS.get(n, COVERING_LIMIT)
             candidate = (counts.coverage >= 1) & (counts.coverage <= limit)
             rows = counts.rows
             keep = rows["covered"] & candidate[rows["neuron"]]
-            neurons, tokens = rows["neuron"][keep], rows["tokens"][keep, -1]
-            for neuron in np.unique(neurons).tolist():
-                own = slice(*np.searchsorted(neurons, [neuron, neuron + 1]))
-                triggers[neuron].append((n, tokens[own].astype(np.int64)))
+            found["neuron"].append(rows["neuron"][keep])
+            found["n"].append(np.full(np.count_nonzero(keep), n))
+            found["token"].append(rows["tokens"][keep, -1])
+        triggers = {name: np.concatenate(columns) for name, columns in found.items()}
         # Read again rather than kept since the forward pass: 1/3 of a layer of memory.
         fc2 = self.checkpoint.read_fc2(layer)
         return (

@@ -29,6 +29,7 @@ from pyneurons.observers.firing import FiringObserver
 from pyneurons.observers.ngram import NgramCounts, NgramObserver
 from pyneurons.observers.position import PositionObserver
 from pyneurons.observers.suppression import Baselines
+from pyneurons.observers.unembedding import Unembedding
 from pyneurons.observers.weights import bounds
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class Engine:
         )
         raise ResourceError(message)
 
-    def _unembedding(self) -> vocabulary.Unembedding:
+    def _unembedding(self) -> Unembedding:
         strings = self.corpus.strings
         if strings:
             ids = np.array([i for i, string in enumerate(strings) if string is not None])
@@ -237,7 +238,7 @@ class Engine:
             ids = np.arange(self.config.vocab_size)
         head = self.embeddings.head
         rows = head if ids.size == head.shape[0] else head[torch.from_numpy(ids)]
-        return vocabulary.Unembedding(
+        return Unembedding(
             rows,
             ids,
             self.embeddings.project_out,

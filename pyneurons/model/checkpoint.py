@@ -1,6 +1,6 @@
 """An OPT checkpoint on disk: config.json and safetensors, checked whole before anything is read.
 
-The one room that imports transformers, huggingface_hub and safetensors for a model. Nothing of a
+The one room that imports huggingface_hub and safetensors for a model. Nothing of a
 checkpoint is run: no pickle, no code of its own, no Auto class.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from pyneurons.errors import InputError, IntegrityError, NonFiniteError
-from pyneurons.model.config import BOUNDS, OptConfig, check_field, layer_name
+from pyneurons.model.config import BOUNDS, DEFAULTS, OptConfig, check_field, layer_name
 from pyneurons.model.safetensors_file import Entry, Header, Version, read_header
 from pyneurons.model.strict_json import read_object
 from pyneurons.model.tokenizer import load_tokenizer
@@ -129,18 +129,11 @@ def read_config(path: Path) -> OptConfig:
     for name, value in given.items():
         check_field(name, value, str(path))
 
-    from transformers import OPTConfig
-
-    full = OPTConfig(**given)
+    full: dict[str, Any] = {**DEFAULTS, **given}
+    full.setdefault("word_embed_proj_dim", full["hidden_size"])
+    full["remove_final_layer_norm"] = full.pop("_remove_final_layer_norm")
     try:
-        return OptConfig(
-            **{name: getattr(full, name) for name in BOUNDS},
-            do_layer_norm_before=full.do_layer_norm_before,
-            remove_final_layer_norm=full._remove_final_layer_norm,
-            enable_bias=full.enable_bias,
-            layer_norm_elementwise_affine=full.layer_norm_elementwise_affine,
-            tie_word_embeddings=full.tie_word_embeddings,
-        )
+        return OptConfig(**full)
     except InputError as error:
         message = f"{path}: {error}"
         raise InputError(message) from error

@@ -29,6 +29,23 @@ BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
 }
 """Least and greatest value of every integer of a configuration."""
 
+DEFAULTS: Final[Mapping[str, int | bool]] = {
+    "hidden_size": 768,
+    "ffn_dim": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "vocab_size": 50272,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 2,
+    "do_layer_norm_before": True,
+    "_remove_final_layer_norm": False,
+    "enable_bias": True,
+    "layer_norm_elementwise_affine": True,
+    "tie_word_embeddings": True,
+}
+"""What a config.json may leave out, as transformers' OPTConfig has it; word_embed_proj_dim is then
+hidden_size. Copied, because to import that class takes 2 s."""
+
 POSITION_OFFSET: Final = 2
 """Row of `decoder.embed_positions` that position 0 reads, as in transformers."""
 

@@ -83,13 +83,9 @@ class _Scratch(threading.local):
                 held = self._buffers[name] = torch.from_numpy(aligned_zeros((size,), np.uint8))
         return held[:size].view(dtype).view(*shape)
 
-    def take_rows(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-        """Return an uninitialised matrix for operands and results of linear maps.
-
-        Its rows lie `_row_stride` apart in bfloat16, where products are our own.
-        """
-        stride = _row_stride(columns) if dtype == torch.bfloat16 else columns
-        return self.take(name, (rows, stride), dtype)[:, :columns]
+    def take_rows(self, name: str, rows: int, columns: int) -> Tensor:
+        """Return an uninitialised matrix of bfloat16 whose rows lie `_row_stride` apart."""
+        return self.take(name, (rows, _row_stride(columns)), torch.bfloat16)[:, :columns]
 
 
 _scratch = _Scratch()
@@ -263,14 +259,40 @@ def attention(
         in parts; the rest of float32 runs in torch.
     """
     sizes = _lengths("attention", hidden, lengths)
+    run = _attention_bfloat16 if weights.out_weight.dtype == torch.bfloat16 else _attention_float32
+    run(hidden, sizes, weights, backend)
+
+
+def _attention_bfloat16(
+    hidden: Tensor, sizes: np.ndarray, weights: LayerWeights, backend: str | None
+) -> None:
+    """All rows at once: the kernels cut them themselves, and a row depends on no other's place."""
     rows, width = hidden.shape
-    dtype = weights.out_weight.dtype
+    x = _scratch.take("x", hidden.shape, torch.bfloat16)
+    if weights.norm_before:
+        _norm_to(hidden, weights.attention_norm_weight, weights.attention_norm_bias, x, backend)
+    else:
+        x.copy_(hidden)
+    qkv = _scratch.take_rows("qkv", rows, 3 * width)
+    _linear(x, weights.qkv_weight, weights.qkv_bias, qkv, backend)
+    mixed = _scratch.take_rows("mixed", rows, width)
+    starts = np.concatenate(([0], np.cumsum(sizes)))
+    ops.attention(qkv, starts, weights.heads, mixed, backend=backend)
+    _linear(mixed, weights.out_weight, weights.out_bias, x, backend)
+    hidden.add_(x)
+
+
+def _attention_float32(
+    hidden: Tensor, sizes: np.ndarray, weights: LayerWeights, backend: str | None
+) -> None:
+    """Blocks of `ROWS`: products of torch depend on how many rows there are, and on their place."""
+    rows, width = hidden.shape
     padded = -(-rows // ROWS) * ROWS
 
     # One row more than the blocks: pads are gathered from it (zeros) and scattered to it.
-    qkv = _scratch.take_rows("qkv", padded + 1, 3 * width, dtype)
+    qkv = _scratch.take("qkv", (padded + 1, 3 * width), torch.float32)
     qkv[padded] = 0
-    x = _scratch.take_rows("block", ROWS, width, dtype)
+    x = _scratch.take("block", (ROWS, width), torch.float32)
     for start in range(0, rows, ROWS):
         part = hidden[start : start + ROWS]
         if weights.norm_before:
@@ -278,14 +300,10 @@ def attention(
         _fill(x, part)
         _linear(x, weights.qkv_weight, weights.qkv_bias, qkv[start : start + ROWS], backend)
 
-    mixed = _scratch.take_rows("mixed", padded + 1, width, dtype)
+    mixed = _scratch.take("mixed", (padded + 1, width), torch.float32)
     mixed[rows:padded] = 0
-    if dtype == torch.bfloat16:
-        starts = np.concatenate(([0], np.cumsum(sizes)))
-        ops.attention(qkv[:rows], starts, weights.heads, mixed[:rows], backend=backend)
-    else:
-        for index in _attention_groups(sizes, padded):
-            _attend(index, qkv, mixed, weights.heads)
+    for index in _attention_groups(sizes, padded):
+        _attend(index, qkv, mixed, weights.heads)
 
     for start in range(0, rows, ROWS):
         part = hidden[start : start + ROWS]
@@ -337,10 +355,7 @@ def decoder_layer(
     with clock("norm"):
         x = _scratch.take("x", hidden.shape, dtype)
         if weights.norm_before:
-            for start in range(0, len(hidden), ROWS):
-                x[start : start + ROWS] = _norm(
-                    hidden[start : start + ROWS], weights.ffn_norm_weight, weights.ffn_norm_bias
-                )
+            _norm_to(hidden, weights.ffn_norm_weight, weights.ffn_norm_bias, x, backend)
         else:
             _norm_in_place(hidden, weights.attention_norm_weight, weights.attention_norm_bias)
             x.copy_(hidden)
@@ -415,14 +430,11 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     rows = max(MICRO_BATCH_TOKENS, context)
     padded = -(-rows // ROWS) * ROWS + 1
     attending = max(ATTENTION_ROWS, bucket(context))
-    # In `_Scratch`, kept: q, k, v and the result of all rows, x, one block.
+    # In `_Scratch`, kept: q, k, v and the result of all rows, x, in float32 one block.
     kept = (padded * 4 + rows + ROWS) * width * item
     if dtype == torch.bfloat16:
-        # Rows of q, k and v, of the result and of one block that lie apart.
-        kept += item * (
-            (padded + 1) * (_row_stride(3 * width) - 3 * width)
-            + (padded + 1 + ROWS) * (_row_stride(width) - width)
-        )
+        # Rows of q, k and v and of the result lie apart.
+        kept += rows * (_row_stride(3 * width) + _row_stride(width) - 4 * width) * item
         # In `ops.ffn`, kept: 384 rows of x, h, what they add, and the list of live pairs; by tiles
         # 512 rows, but h and the list of at most 768 neurons (1,536 with 256 rows), and 156 KiB of
         # sums and bits, in whole huge pages.
@@ -545,6 +557,17 @@ def _row_stride(columns: int) -> int:
 
 def _norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:], weight, bias, NORM_EPSILON)
+
+
+def _norm_to(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, out: Tensor, backend: str | None
+) -> None:
+    """Write the LayerNorm of rows, in float32 by torch, in bfloat16 by `ops.layer_norm`."""
+    if out.dtype == torch.bfloat16:
+        ops.layer_norm(x, weight, bias, NORM_EPSILON, out, backend=backend)
+        return
+    for start in range(0, len(x), ROWS):
+        out[start : start + ROWS] = _norm(x[start : start + ROWS], weight, bias)
 
 
 def _norm_in_place(hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pyneurons import _core
+from pyneurons.observers.unembedding import NEURON_BLOCK
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
 
-    from pyneurons.observers.vocabulary import Unembedding
+    from pyneurons.observers.unembedding import Unembedding
 
 RANDOM_TOKENS = 1000
 MATCHED_TOKENS = 40
@@ -21,24 +24,27 @@ SEED = 20230909
 # More than are compared, because triggers are left out; few neurons have triggers that fill 3/4
 # of a text, and then fewer than 1,000 remain, which `random_tokens` tells.
 _DRAWN_TOKENS = 4 * RANDOM_TOKENS
-_NEURON_BLOCK = 256
-_TRIGGER_BLOCK = 32
+_GROUPS = 32
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Tokens that a detector's triggers are compared with (fixed seed)."""
+    """Tokens that a detector's triggers are compared with (fixed seed).
 
-    drawn: np.ndarray  # ids at random rows of the corpus that hold no boundary
-    token_counts: np.ndarray  # int64 [V]
-    by_count: np.ndarray  # allowed ids in order of corpus count, ties in a fixed random order
-    place: np.ndarray  # int64 [V], place of each id in by_count, -1 for ids that are not allowed
+    Tokens are columns, counted among the allowed ids: those with a tokenizer entry.
+    """
+
+    column_of: np.ndarray  # int32 [V], of each id, -1 for ids that are not allowed
+    drawn: np.ndarray  # int32, at random rows of the corpus that hold no boundary
+    by_count: np.ndarray  # int32 [V'], in order of corpus count, ties in a fixed random order
+    place: np.ndarray  # int32 [V'], of each token in by_count
+    count: np.ndarray  # int64 [V'], in the corpus
 
     @classmethod
     def build(
         cls, ids: np.ndarray, token_counts: np.ndarray, allowed: np.ndarray, boundary_id: int
     ) -> Baselines:
-        """Draw the random tokens and sort the allowed ids (those with a tokenizer entry)."""
+        """Draw the random tokens and sort the allowed ids, which ascend."""
         generator = np.random.default_rng(SEED)
         drawn: list[int] = []
         # Rejection instead of an index of all countable rows, which would cost 8 bytes a row.
@@ -47,109 +53,15 @@ class Baselines:
             drawn.extend(tokens[tokens != boundary_id].tolist())
             if len(drawn) >= _DRAWN_TOKENS:
                 break
-        shuffled = generator.permutation(allowed)
-        by_count = shuffled[np.argsort(token_counts[shuffled], kind="stable")]
-        place = np.full(token_counts.size, -1, dtype=np.int64)
-        place[by_count] = np.arange(by_count.size)
-        return cls(np.array(drawn[:_DRAWN_TOKENS], dtype=np.int64), token_counts, by_count, place)
-
-    def random(self, excluded: np.ndarray) -> np.ndarray:
-        """Return the first 1,000 drawn tokens that are allowed and none of ``excluded``."""
-        keep = (self.place[self.drawn] >= 0) & ~np.isin(self.drawn, excluded)
-        first: np.ndarray = self.drawn[keep][:RANDOM_TOKENS]
-        return first
-
-    def matched(self, triggers: np.ndarray) -> np.ndarray:
-        """Return per trigger the 40 allowed tokens nearest in corpus count, none of ``triggers``.
-
-        Nearest in count, then in place among the tokens sorted by count, then the rarer; [k, 40]
-        ids, with -1 where there are no more.
-        """
-        taken = np.sort(self.place[triggers])
-        others = self.by_count.size - taken.size
-        centre = self.place[triggers][:, None]
-        # Both ways from where the trigger would stand, so that the nearest are among them.
-        near = centre - np.searchsorted(taken, centre) + np.arange(-MATCHED_TOKENS, MATCHED_TOKENS)
-        inside = (near >= 0) & (near < others)
-        # The i-th that is no trigger stands behind as many triggers as begin before it does.
-        held = np.where(inside, near, 0)
-        place = held + np.searchsorted(taken - np.arange(taken.size), held, side="right")
-        tokens = self.by_count[place] if others else np.full_like(near, -1)
-        distance = np.abs(self.token_counts[tokens] - self.token_counts[triggers][:, None])
-        key = distance * self.by_count.size + np.abs(self.place[tokens] - centre)
-        key[~inside], tokens[~inside] = np.iinfo(np.int64).max, -1
-        nearest = np.argsort(key, axis=1, kind="stable")[:, :MATCHED_TOKENS]
-        return np.take_along_axis(tokens, nearest, axis=1)
-
-
-def suppression(
-    fc2_weight: torch.Tensor,
-    unembedding: Unembedding,
-    triggers: Mapping[int, list[tuple[int, np.ndarray]]],
-    baselines: Baselines,
-    pool: Executor,
-) -> dict[str, np.ndarray]:
-    """Score the triggers of possible detectors in their own updates, beside other tokens.
-
-    score(n, v) = <fc2[:, n], E[v]>; the centred score is score minus its mean over the vocabulary.
-
-    Parameters
-    ----------
-    fc2_weight : Tensor [D, F]
-    unembedding, baselines
-        Rows without a tokenizer entry are in neither.
-    triggers : dict neuron -> list of (n, token ids)
-        The last tokens of the covered n-grams of each possible detector.
-    pool : Executor
-        Neurons run on it; results do not depend on its size.
-
-    Returns
-    -------
-    dict
-        `COLUMNS`, one entry per (neuron, n, trigger): see `pyneurons.analysis.suppression`.
-
-    Notes
-    -----
-    Cost: 2 V D operations in float32 for each neuron with triggers; memory:
-    `pyneurons.observers.vocabulary.projection_bytes`.
-    """
-    column_of = np.full(baselines.token_counts.size, -1, dtype=np.int64)
-    column_of[unembedding.ids] = np.arange(unembedding.ids.size)
-    detectors = sorted(triggers)
-    buffer = torch.empty(min(_NEURON_BLOCK, len(detectors)), unembedding.ids.size)
-    found = []
-    for start in range(0, len(detectors), _NEURON_BLOCK):
-        some = detectors[start : start + _NEURON_BLOCK]
-        scores = buffer[: len(some)]
-        _fill_scores(scores, fc2_weight[:, some].T, unembedding, pool)
-        means = [float(own.double().mean()) for own in scores]
-
-        def observe(neuron: int, own: np.ndarray, mean: float) -> list[dict[str, np.ndarray]]:
-            return [
-                _trigger_columns(neuron, n, tokens, own, mean, column_of, baselines)
-                for n, tokens in triggers[neuron]
-            ]
-
-        parts = pool.map(observe, some, scores.numpy(), means)
-        found += [columns for part in parts for columns in part]
-    return {
-        name: np.concatenate([np.empty(0, dtype), *(columns[name] for columns in found)])
-        for name, dtype in COLUMNS.items()
-    }
-
-
-def _fill_scores(
-    out: torch.Tensor, update: torch.Tensor, unembedding: Unembedding, pool: Executor
-) -> None:
-    """Write the scores [B, V'] of updates [B, D]."""
-    directions = unembedding.directions(update)
-    for column, rows in unembedding.blocks():
-
-        def multiply(start: int, column: int = column, rows: torch.Tensor = rows) -> None:
-            part = slice(start, start + _TRIGGER_BLOCK)
-            torch.mm(directions[part], rows.T, out=out[part, column : column + rows.shape[0]])
-
-        list(pool.map(multiply, range(0, out.shape[0], _TRIGGER_BLOCK)))
+        column_of = np.full(token_counts.size, -1, dtype=np.int32)
+        column_of[allowed] = np.arange(allowed.size)
+        columns = column_of[np.array(drawn[:_DRAWN_TOKENS], dtype=np.int64)]
+        count = token_counts[allowed].astype(np.int64)
+        by_count = generator.permutation(allowed.size).astype(np.int32)
+        by_count = by_count[np.argsort(count[by_count], kind="stable")]
+        place = np.empty_like(by_count)
+        place[by_count] = np.arange(allowed.size)
+        return cls(column_of, columns[columns >= 0], by_count, place, count)
 
 
 COLUMNS: dict[str, type] = {
@@ -172,47 +84,132 @@ COLUMNS: dict[str, type] = {
 }
 
 
-def _ranks(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Return how many scores are larger than each of ``own``."""
-    few = 8  # a sort of 50,000 costs as much as about so many passes
-    if own.size <= few:
-        return np.array([np.count_nonzero(scores > score) for score in own], dtype=np.int64)
-    return scores.size - np.searchsorted(np.sort(scores), own, side="right")
-
-
-def _trigger_columns(
-    neuron: int,
-    n: int,
-    tokens: np.ndarray,
-    scores: np.ndarray,
-    mean: float,
-    column_of: np.ndarray,
+def suppression(
+    fc2_weight: torch.Tensor,
+    unembedding: Unembedding,
+    triggers: Mapping[str, np.ndarray],
     baselines: Baselines,
+    pool: Executor,
 ) -> dict[str, np.ndarray]:
-    """Return `COLUMNS`, one entry for each distinct trigger of one neuron and one n."""
-    tokens = np.unique(tokens[column_of[tokens] >= 0])
-    own = scores[column_of[tokens]]
-    random, matched = baselines.random(tokens), baselines.matched(tokens)
-    columns: dict[str, Any] = {
+    """Score the triggers of possible detectors in their own updates, beside other tokens.
+
+    score(n, v) = <fc2[:, n], E[v]>; the centred score is score minus its mean over the vocabulary.
+
+    Parameters
+    ----------
+    fc2_weight : Tensor [D, F]
+    unembedding, baselines
+        Rows without a tokenizer entry are in neither.
+    triggers : dict of arrays of one length
+        ``neuron``, ``n``, ``token``: the last token of a covered n-gram of a possible detector.
+        In any order; a token that comes again counts once.
+    pool : Executor
+        Neurons run on it; results do not depend on its size.
+
+    Returns
+    -------
+    dict
+        `COLUMNS`, one entry per (neuron, n, trigger), in this order: see
+        `pyneurons.analysis.suppression`.
+
+    Notes
+    -----
+    Cost: `Unembedding.scores` for each neuron with triggers, and `_core.trigger_baselines`; memory:
+    `pyneurons.observers.vocabulary.projection_bytes`.
+    """
+    neuron, n, token, column = _distinct(triggers, baselines.column_of)
+    group, offsets = _runs(neuron, n)
+    detectors = np.unique(neuron)
+    of_group = np.searchsorted(detectors, neuron[offsets[:-1]])
+    score = np.empty(column.size, dtype=np.float32)
+    rank = np.empty(column.size, dtype=np.int32)
+    mean = np.empty(detectors.size)
+    random, matched = _Totals.empty(of_group.size), _Totals.empty(column.size)
+    buffer = torch.empty(min(NEURON_BLOCK, detectors.size), unembedding.ids.size)
+    for start in range(0, detectors.size, NEURON_BLOCK):
+        some = detectors[start : start + NEURON_BLOCK]
+        directions = unembedding.directions(fc2_weight[:, torch.from_numpy(some)].T)
+        unembedding.scores(directions, buffer[: some.size], pool)
+        held = buffer[: some.size].numpy()
+        mean[start : start + some.size] = unembedding.means(directions).numpy()
+
+        def compare(first: int, stop: int, start: int = start, scores: np.ndarray = held) -> None:
+            begin, end = offsets[first], offsets[stop]
+            row = of_group[first:stop] - start
+            score[begin:end] = scores[row[group[begin:end] - first], column[begin:end]]
+            _core.trigger_baselines(
+                scores,
+                mean[start : start + len(scores)],
+                (row, offsets[first : stop + 1] - begin, column[begin:end]),
+                (baselines.drawn, baselines.by_count, baselines.place, baselines.count),
+                RANDOM_TOKENS,
+                MATCHED_TOKENS,
+                rank[begin:end],
+                random.of(slice(first, stop)),
+                matched.of(slice(begin, end)),
+            )
+
+        first, last = np.searchsorted(of_group, [start, start + some.size])
+        starts = range(first, last, _GROUPS)
+        list(pool.map(compare, starts, [min(last, begin + _GROUPS) for begin in starts]))
+    mean = mean[of_group]
+    found: dict[str, Any] = {
         "neuron": neuron,
         "n": n,
-        "token": tokens,
-        "score": own,
-        "centred": own.astype(np.float64) - mean,
-        "rank": _ranks(scores, own),
+        "token": token,
+        "score": score,
+        "centred": score.astype(np.float64) - mean[group],
+        "rank": rank,
+        **{name: values[group] for name, values in random.columns("random", mean).items()},
+        **matched.columns("matched", mean[group]),
     }
-    for name, others in (("random", random[None]), ("matched", matched)):
-        there = others >= 0
-        values = np.where(there, scores[column_of[others]], 0).astype(np.float64)
-        number = there.sum(axis=1)
+    return {name: found[name].astype(dtype) for name, dtype in COLUMNS.items()}
+
+
+def _distinct(
+    triggers: Mapping[str, np.ndarray], column_of: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return neuron, n, token and column of the triggers that have a column, sorted, each once."""
+    neuron, n, token = (triggers[name].astype(np.int64) for name in ("neuron", "n", "token"))
+    column = column_of[token]
+    order = np.lexsort((column, n, neuron))
+    order = order[column[order] >= 0]
+    neuron, n, token, column = neuron[order], n[order], token[order], column[order]
+    new = np.ones(order.size, dtype=np.bool_)
+    new[1:] = (np.diff(neuron) != 0) | (np.diff(n) != 0) | (np.diff(column) != 0)
+    return neuron[new], n[new], token[new], column[new]
+
+
+def _runs(neuron: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which group each trigger is in, those of one (neuron, n), and their bounds."""
+    new = np.flatnonzero((np.diff(neuron) != 0) | (np.diff(n) != 0)) + 1
+    offsets = np.concatenate([[0], new, [neuron.size]] if neuron.size else [[0]]).astype(np.int64)
+    return np.repeat(np.arange(offsets.size - 1), np.diff(offsets)), offsets
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """Scores of baseline tokens, summed up: see `_core.trigger_baselines`."""
+
+    sum: np.ndarray  # float64
+    counts: np.ndarray  # int32 [, 3] tokens, negative, negative when centred
+
+    @classmethod
+    def empty(cls, size: int) -> _Totals:
+        return cls(np.empty(size), np.empty((size, 3), dtype=np.int32))
+
+    def of(self, part: slice) -> tuple[np.ndarray, np.ndarray]:
+        return self.sum[part], self.counts[part]
+
+    def columns(self, name: str, mean: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the columns of one baseline; ``mean`` is that of all scores of each row."""
+        tokens, negative, negative_centred = self.counts.T
         with np.errstate(invalid="ignore"):  # no others, no mean
-            average = values.sum(axis=1) / number
-        columns[f"{name}_tokens"] = number
-        columns[f"{name}_mean"] = average
-        columns[f"{name}_negative"] = ((values < 0) & there).sum(axis=1)
-        columns[f"{name}_mean_centred"] = average - mean
-        columns[f"{name}_negative_centred"] = ((values < mean) & there).sum(axis=1)
-    return {
-        name: np.broadcast_to(np.asarray(columns[name], dtype=dtype), tokens.shape)
-        for name, dtype in COLUMNS.items()
-    }
+            average = self.sum / tokens
+        return {
+            f"{name}_tokens": tokens,
+            f"{name}_mean": average,
+            f"{name}_negative": negative,
+            f"{name}_mean_centred": average - mean,
+            f"{name}_negative_centred": negative_centred,
+        }

@@ -16,99 +16,22 @@ import numpy as np
 import torch
 
 from pyneurons import _core, _env
+from pyneurons.observers.unembedding import NEURON_BLOCK, ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Executor
 
-TOP_TOKENS = 10
-PROJECTIONS = ("dot", "cosine", "final_norm")
+    from pyneurons.observers.unembedding import Unembedding
 
-_NEURON_BLOCK = 256
+TOP_TOKENS = 10
+
 _VOCABULARY_BLOCK = 8192
 _LOW = 0xFFFFFFFF
 # A neuron with more candidates than this is scored exactly on the whole vocabulary instead.
 _MOST_CANDIDATES = 512
-# Rows that are converted, or candidates that are scored, at a time: they stay in L2.
-_ROWS = 512
 # What rounding in the computation of a bound may take from it.
 _CARE = 1.01
-
-
-@dataclass(frozen=True)
-class Unembedding:
-    """The map from the residual stream to vocabulary scores.
-
-    ``rows [V', E]`` are the rows of the output embedding that have a tokenizer entry (``ids``),
-    in the checkpoint's dtype; ``project_out [E, D]`` stands between where there is one (350m).
-    """
-
-    rows: torch.Tensor
-    ids: np.ndarray
-    project_out: torch.Tensor | None
-    final_norm_gain: torch.Tensor | None
-    projection: str = "dot"
-
-    def directions(self, update: torch.Tensor) -> torch.Tensor:
-        """Return what rows are multiplied with for updates [B, D]: float32 [B, E]."""
-        update = update.float()
-        if self.projection == "final_norm":
-            update = update - update.mean(dim=1, keepdim=True)
-            if self.final_norm_gain is not None:
-                update = update * self.final_norm_gain.float()
-        if self.project_out is not None:
-            update = update @ self.project_out.float().T
-        if self.projection == "cosine":
-            update = update / update.norm(dim=1, keepdim=True).clamp_min(1e-30)
-        return update
-
-    def block(self, start: int, out: torch.Tensor) -> None:
-        """Write rows from ``start`` on, in float32, to ``out``: what directions are multiplied with."""
-        out.copy_(self.rows[start : start + out.shape[0]])
-        self._finish(out)
-
-    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield (first row, at most 8,192 rows of `block`), in a buffer that is used again."""
-        height, width = self.rows.shape
-        buffer = torch.empty(min(_VOCABULARY_BLOCK, height), width)
-        for start in range(0, height, _VOCABULARY_BLOCK):
-            rows = buffer[: min(_VOCABULARY_BLOCK, height - start)]
-            self.block(start, rows)
-            yield start, rows
-
-    def take(self, columns: torch.Tensor) -> torch.Tensor:
-        """Return single rows of `block`."""
-        rows = self.rows.index_select(0, columns).float()
-        self._finish(rows)
-        return rows
-
-    @functools.cached_property
-    def total(self) -> torch.Tensor:
-        """The sum of all rows, float64 [E]."""
-        total = torch.zeros(self.rows.shape[1], dtype=torch.float64)
-        for _, rows in self.blocks():
-            # In parts: the float64 copy of a block would be twice its size.
-            for few in torch.split(rows, 512):
-                total += few.double().sum(dim=0)
-        return total
-
-    @functools.cached_property
-    def lengths(self) -> torch.Tensor:
-        """The lengths of rows, float32 [V'], none of them 0: a row of zeros is there as well."""
-        return torch.cat([rows.norm(dim=1) for _, rows in self.blocks()]).clamp_min_(1e-30)
-
-    @functools.cached_property
-    def rounding(self) -> float:
-        """The largest length that rounding to bfloat16 takes from a row, as a share of the row's."""
-        largest = 0.0
-        for first, rows in self.blocks():
-            lost = (rows - rows.bfloat16()).norm(dim=1)
-            largest = max(largest, float((lost / self.lengths[first : first + len(rows)]).max()))
-        return largest
-
-    def _finish(self, rows: torch.Tensor) -> None:
-        if self.projection == "cosine":
-            rows /= rows.norm(dim=1, keepdim=True).clamp_min(1e-30)
 
 
 def projection_bytes(
@@ -119,9 +42,9 @@ def projection_bytes(
     room = min(_MOST_CANDIDATES, vocabulary)
     # Scores of a block, the neurons' directions, rows of candidates; both sides' candidates with
     # their bounds, and the rounded directions.
-    block = _NEURON_BLOCK * (4 * rows + 8 * (hidden + 2 * embedding)) + 8 * _ROWS * embedding
+    block = NEURON_BLOCK * (4 * rows + 8 * (hidden + 2 * embedding)) + 8 * ROWS * embedding
     lists = neurons * (16 * (room + TOP_TOKENS) + 4 * embedding) + 4 * vocabulary
-    triggers = _NEURON_BLOCK * (4 * vocabulary + 8 * (hidden + embedding))
+    triggers = NEURON_BLOCK * (4 * vocabulary + 8 * (hidden + embedding))
     return 8 * rows * embedding + threads * block + lists + triggers
 
 
@@ -193,7 +116,7 @@ def extremes(
     neurons, count = fc2_weight.shape[1], unembedding.ids.size
     top = min(TOP_TOKENS, count)
     dtype = torch.bfloat16 if _env.multiplies_bfloat16() else torch.float32
-    starts = range(0, neurons, _NEURON_BLOCK)
+    starts = range(0, neurons, NEURON_BLOCK)
     sides = [_Side.empty(neurons, top, min(_MOST_CANDIDATES, count)) for _ in range(2)]
     unit = _CARE * (2.0**-8 if dtype == torch.bfloat16 else 2.0**-24)  # of the rounded scores
     mean = torch.empty(neurons)
@@ -207,15 +130,16 @@ def extremes(
     # was freed, and the next large one needs a new place (2.4 GB instead of 1 in a scan of 125m).
     local = threading.local()
     most = min(_VOCABULARY_BLOCK, count)
-    rounded = torch.empty(most, unembedding.rows.shape[1], dtype=dtype)
-    near = torch.empty(neurons, unembedding.rows.shape[1], dtype=dtype)
+    width = unembedding.rows.shape[1]
+    rounded = torch.empty(most, width, dtype=dtype)
+    near = torch.empty(neurons, width, dtype=dtype)
     bound = torch.empty(neurons)
     lengths = unembedding.lengths
     share = unembedding.rounding if dtype == torch.bfloat16 else 0.0
     _ = unembedding.total  # before the threads ask for it
 
     def part_of(start: int) -> slice:
-        return slice(start, min(start + _NEURON_BLOCK, neurons))
+        return slice(start, min(start + NEURON_BLOCK, neurons))
 
     def directions_of(start: int) -> torch.Tensor:
         return unembedding.directions(fc2_weight[:, part_of(start)].T)
@@ -228,13 +152,13 @@ def extremes(
         bound[part] = _CARE * _error(length, lost, share, directions.shape[1])
 
     def lay(piece: slice, first: int) -> None:
-        rows = torch.empty(piece.stop - piece.start, rounded.shape[1])
+        rows = torch.empty(piece.stop - piece.start, width)
         unembedding.block(first + piece.start, rows)
         rounded[piece] = rows
 
     def look(start: int, first: int, there: int) -> None:
         if not hasattr(local, "scores"):
-            local.scores = torch.empty(_NEURON_BLOCK * most, dtype=dtype)
+            local.scores = torch.empty(NEURON_BLOCK * most, dtype=dtype)
         part = part_of(start)
         shape = (part.stop - part.start, there)
         scores = local.scores[: shape[0] * there].view(shape)
@@ -258,9 +182,8 @@ def extremes(
 
     def settle(start: int) -> None:
         directions, part = directions_of(start), part_of(start)
-        exact = directions.double()
-        mean[part] = (exact @ unembedding.total / count).float()
-        exact = exact.contiguous()
+        mean[part] = unembedding.means(directions).float()
+        exact = directions.double().contiguous()
         for side, name, sign in zip(sides, ("promoted", "suppressed"), (1, -1), strict=True):
             neuron, column = side.candidates(part)
             scores = torch.empty(len(neuron))
@@ -288,8 +211,8 @@ def extremes(
 
 def _pieces(number: int) -> Iterator[slice]:
     """Cut a number of rows into pieces that are read together."""
-    for first in range(0, number, _ROWS):
-        yield slice(first, min(first + _ROWS, number))
+    for first in range(0, number, ROWS):
+        yield slice(first, min(first + ROWS, number))
 
 
 def _score(

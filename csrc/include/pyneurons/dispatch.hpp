@@ -16,13 +16,14 @@ enum class Op : int {
   ngram_coverage,
   ngram_triggers,
   ffn_epilogue,
+  layer_norm,
   ffn,
   attention,
   linear,
   linear_split
 };
 
-inline constexpr int op_count = 10;
+inline constexpr int op_count = 11;
 
 /// The op's name, as in Python.
 const char* op_name(Op op);

@@ -1,0 +1,3 @@
+#include "floats_avx512.hpp"  // first: the vector type that the kernel is written in
+
+#include "layer_norm.inl"

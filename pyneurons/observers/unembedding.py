@@ -1,0 +1,118 @@
+"""The map from the residual stream to scores of the vocabulary."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Executor
+
+    import numpy as np
+
+PROJECTIONS = ("dot", "cosine", "final_norm")
+
+NEURON_BLOCK = 256
+"""Neurons that are projected together."""
+
+ROWS = 512
+"""Rows that are converted together: they stay in L2."""
+
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class Unembedding:
+    """The map from the residual stream to vocabulary scores.
+
+    ``rows [V', E]`` are the rows of the output embedding that have a tokenizer entry (``ids``),
+    in the checkpoint's dtype; ``project_out [E, D]`` stands between where there is one (350m).
+    """
+
+    rows: torch.Tensor
+    ids: np.ndarray
+    project_out: torch.Tensor | None
+    final_norm_gain: torch.Tensor | None
+    projection: str = "dot"
+
+    def directions(self, update: torch.Tensor) -> torch.Tensor:
+        """Return what rows are multiplied with for updates [B, D]: float32 [B, E]."""
+        update = update.float()
+        if self.projection == "final_norm":
+            update = update - update.mean(dim=1, keepdim=True)
+            if self.final_norm_gain is not None:
+                update = update * self.final_norm_gain.float()
+        if self.project_out is not None:
+            update = update @ self.project_out.float().T
+        if self.projection == "cosine":
+            update = update / update.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        return update
+
+    def block(self, start: int, out: torch.Tensor) -> None:
+        """Write rows from ``start`` on, in float32, to ``out``: what directions are multiplied with."""
+        out.copy_(self.rows[start : start + out.shape[0]])
+        self._finish(out)
+
+    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (first row, at most 8,192 rows of `block`), in a buffer that is used again."""
+        height, width = self.rows.shape
+        buffer = torch.empty(min(_BLOCK, height), width)
+        for start in range(0, height, _BLOCK):
+            rows = buffer[: min(_BLOCK, height - start)]
+            self.block(start, rows)
+            yield start, rows
+
+    def take(self, columns: torch.Tensor) -> torch.Tensor:
+        """Return single rows of `block`."""
+        rows = self.rows.index_select(0, columns).float()
+        self._finish(rows)
+        return rows
+
+    @functools.cached_property
+    def total(self) -> torch.Tensor:
+        """The sum of all rows, float64 [E]."""
+        total = torch.zeros(self.rows.shape[1], dtype=torch.float64)
+        for _, rows in self.blocks():
+            # In parts: the float64 copy of a block would be twice its size.
+            for few in torch.split(rows, ROWS):
+                total += few.double().sum(dim=0)
+        return total
+
+    def means(self, directions: torch.Tensor) -> torch.Tensor:
+        """Return the mean scores of directions [B, E] over the vocabulary, float64 [B]."""
+        return directions.double() @ self.total / self.rows.shape[0]
+
+    def scores(self, directions: torch.Tensor, out: torch.Tensor, pool: Executor) -> None:
+        """Write the scores of directions [B, E] on the whole vocabulary, float32 [B, V'].
+
+        Cost: 2 B V' E operations in float32; memory: 512 E float32 a thread.
+        """
+
+        def multiply(start: int) -> None:
+            rows = torch.empty(min(ROWS, self.rows.shape[0] - start), self.rows.shape[1])
+            self.block(start, rows)
+            torch.mm(directions, rows.T, out=out[:, start : start + rows.shape[0]])
+
+        list(pool.map(multiply, range(0, self.rows.shape[0], ROWS)))
+
+    @functools.cached_property
+    def lengths(self) -> torch.Tensor:
+        """The lengths of rows, float32 [V'], none of them 0: a row of zeros is there as well."""
+        return torch.cat([rows.norm(dim=1) for _, rows in self.blocks()]).clamp_min_(1e-30)
+
+    @functools.cached_property
+    def rounding(self) -> float:
+        """The largest length that rounding to bfloat16 takes from a row, as a share of the row's."""
+        largest = 0.0
+        for first, rows in self.blocks():
+            lost = (rows - rows.bfloat16()).norm(dim=1)
+            largest = max(largest, float((lost / self.lengths[first : first + len(rows)]).max()))
+        return largest
+
+    def _finish(self, rows: torch.Tensor) -> None:
+        if self.projection == "cosine":
+            rows /= rows.norm(dim=1, keepdim=True).clamp_min(1e-30)
