@@ -131,6 +131,7 @@ struct LinearJob {
   Panels weight;
   const float* bias;  // padded with zeros to whole panels
   MatrixView<std::uint16_t> out;
+  MatrixView<float> residual;  // what is added to instead, where it has rows
 };
 
 struct LinearSplitJob {
