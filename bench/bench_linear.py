@@ -1,4 +1,4 @@
-"""`linear`: float32 products by way of bfloat16, beside torch's float32; and whose error is less."""
+"""`linear`: in float32 by way of bfloat16, and whose error is less; in bfloat16; beside torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from interleaved import Ceiling, Rival
 from machine import BEST, CPP
 from opt_shapes import DEVIATION, SHAPES
 from pyneurons import ops
-from pyneurons.panels import SplitPanels
+from pyneurons.panels import Panels, SplitPanels
 from roofline import ceilings, on
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ CASES = [
     (BEST, "opt-125m", "fc2", torch.float16),
     (BEST, "opt-1.3b", "fc1", torch.float16),
     *((backend, "opt-125m", "fc1", torch.float16) for backend in CPP if backend != BEST),
+]
+IN_BFLOAT16 = [
+    *((BEST, name, layer) for name in ("opt-125m", "opt-1.3b") for layer in ("q, k, v", "out")),
+    *((backend, "opt-125m", "q, k, v") for backend in CPP if backend != BEST),
 ]
 
 
@@ -84,4 +88,49 @@ def bench_linear(
         threads=cores,
         error_ratio=error / theirs,
         flops_counted="one product each, not the 3 to 6 of bfloat16 that it is made of",
+    )
+
+
+@pytest.mark.parametrize(("backend", "name", "layer"), IN_BFLOAT16)
+def bench_linear_bfloat16(
+    compare: Interleaved, backend: str, name: str, layer: str, cores: int, *, small: bool
+) -> None:
+    """q, k and v are written in bfloat16; what out gives is added to the residual stream."""
+    width = SHAPES[name].hidden
+    rows = 16 if small else ROWS if backend == BEST else SLOW[backend]
+    columns = 3 * width if layer == "q, k, v" else width
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, width, generator=generator).bfloat16()
+    weight = (torch.randn(columns, width, generator=generator) * DEVIATION).bfloat16()
+    bias = torch.randn(columns, generator=generator).bfloat16()
+    panels = Panels.of(weight)
+    adds = layer == "out"
+    out = torch.zeros(rows, columns, dtype=torch.float32 if adds else torch.bfloat16)
+    residual = torch.zeros(rows, columns)
+
+    def ours() -> None:
+        ops.linear(x, panels, bias, out, backend=backend, threads=cores)
+
+    def plain() -> torch.Tensor:
+        product = functional.linear(x, weight, bias)
+        return residual.add_(product) if adds else product
+
+    ours()
+    truth = functional.linear(x.float(), weight.float(), bias.float())
+    torch.testing.assert_close(out.float(), truth, rtol=2.0**-8, atol=1e-3)
+
+    flops = 2 * rows * columns * width
+    peak = Ceiling(lambda: ceilings().amx(cores), flops, "FLOP")
+    compare(
+        ours,
+        tokens=rows,
+        rivals={"torch bfloat16, linear" + (" and add" if adds else ""): Rival(plain, rows)},
+        ceilings={f"AMX from L1, {on(cores)}": peak} if backend == "cpp:amx" else {},
+        flops=flops,
+        budget_s=2.0,
+        case=f"{name} {layer}, bfloat16, {rows:,} rows",
+        shape=name,
+        layer=layer,
+        backend=backend,
+        threads=cores,
     )

@@ -44,6 +44,7 @@ OP_PARTS: Final = (
     "ffn",
     "attention",
     "linear",
+    "layer_norm",
     "segment_counts",
     "firing_rows",
     "ngram_keys",

@@ -32,6 +32,7 @@ PARTS = (
     "ffn",
     "attention",
     "linear",
+    "layer_norm",
     "segment_counts",
     "firing_rows",
     "ngram_keys",

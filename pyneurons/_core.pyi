@@ -97,7 +97,7 @@ def linear(
     x: Bits,
     weight: Bits,
     bias: Bits | None,
-    out: Bits,
+    out: Bits | Floats,
     isa: str,
     threads: int,
 ) -> None: ...

@@ -636,15 +636,17 @@ def linear(
 ) -> None:
     """Multiply matrices of bfloat16, or of float32 by way of it: ``out = x @ weight.T + bias``.
 
+    With x in bfloat16 and out in float32, a residual stream: ``out += x @ weight.T + bias``.
+
     Parameters
     ----------
     x : Tensor, [M, K], bfloat16 or float32
         M may be 0. Rows may lie apart.
     weight : Panels of [N, K] for bfloat16, SplitPanels for float32
     bias : Tensor, [N], the dtype of x, or None
-    out : Tensor, [M, N], the dtype of x
-        Overwritten. Rows may lie apart: an odd number of 64 bytes is up to 1.4 times as fast as a
-        multiple of 512.
+    out : Tensor, [M, N]
+        In the dtype of x: overwritten. In float32 where x is bfloat16: added to. Rows may lie apart:
+        an odd number of 64 bytes is up to 1.4 times as fast as a multiple of 512.
     backend : str, optional
         A name from `pyneurons.backends.available`.
     threads : int
@@ -658,7 +660,7 @@ def linear(
     Notes
     -----
     In bfloat16 sums are those of `ffn`, in float32 and of a fixed order; the bias is added to the
-    finished sum, which is then rounded.
+    finished sum, which is then rounded, or added to what is there.
 
     In float32 ``x`` is taken as three bfloat16, which hold it exactly, the weight as one to three. Of their
     products those are added that float32 could tell from 0: 3, 5 or 6. The order of sums is fixed
@@ -681,7 +683,7 @@ def linear(
     _panels(op, "weight", weight)
     dtype = torch.bfloat16 if isinstance(weight, Panels) else torch.float32
     _rows(op, "x", x, dtype)
-    _rows(op, "out", out, dtype)
+    _rows(op, "out", out, *dict.fromkeys((dtype, torch.float32)))
     columns, terms = weight.shape
     if columns < 1 or terms < 1:
         message = f"{op}: weight has shape {_shape(weight)}, expected no empty axis"

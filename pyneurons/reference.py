@@ -368,7 +368,7 @@ def linear(
     out: Tensor,
     sums: Sums | None = None,
 ) -> None:
-    """Write ``x @ weight.T + bias``, in float32 by products of bfloat16 parts; see `pyneurons.ops`.
+    """Write or add ``x @ weight.T + bias``, in float32 by products of bfloat16 parts; see `pyneurons.ops`.
 
     ``sums`` is the order of sums in bfloat16, by default AMX's.
     """
@@ -378,7 +378,11 @@ def linear(
         zero = np.zeros((len(x), weight.shape[0]), dtype=np.float32)
         terms = weight.weight().float().numpy().T
         y = torch.from_numpy((sums or paired_sum)(x.float().numpy(), terms, zero))
-        out.copy_(y if bias is None else y + bias.float())
+        y = y if bias is None else y + bias.float()
+        if out.dtype == torch.float32:
+            out += y
+        else:
+            out.copy_(y)
         return
     left = split(x.numpy())
     right = [part.weight().float().numpy().T for part in weight.parts]

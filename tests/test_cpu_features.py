@@ -33,11 +33,12 @@ OPS = (
     "linear_split",
 )
 PRODUCTS = (
+    "layer_norm",
     "ffn",
     "attention",
     "linear",
     "linear_split",
-)  # of bfloat16: what avx512bf16 and amx have kernels of their own for
+)  # and what rounds to bfloat16: what avx512bf16 and amx have kernels of their own for
 
 
 def run_every_op(backend):

@@ -25,6 +25,16 @@ def run(x, weight, bias, backend, threads=1):
     return out
 
 
+def added(x, weight, bias, residual, backend, threads=1):
+    """Return the residual afterwards; it was a view of an array with something on all sides."""
+    guarded = inputs.Guarded((1, residual.numel()), np.float32, -7)
+    guarded.view[0] = residual.reshape(-1).numpy()
+    out = torch.from_numpy(guarded.view[0]).view(residual.shape)
+    ops.linear(x, Panels.of(weight), bias, out, backend=backend, threads=threads)
+    assert guarded.intact()
+    return out
+
+
 def bits(tensor):
     return tensor.view(torch.int16).numpy()
 
@@ -74,6 +84,34 @@ def test_rows_may_lie_apart(backend, shape):
     assert (out[:, columns:] == -1).all()
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("biased", [True, False], ids=["bias", "no-bias"])
+def test_added_to_a_residual_stream_nothing_is_rounded_on_lattices(backend, shape, biased):
+    rows, terms, columns = shape
+    x = torch.from_numpy(inputs.lattice((rows, terms), 0)).bfloat16()
+    weight = torch.from_numpy(inputs.lattice((columns, terms), 1)).bfloat16()
+    bias = torch.from_numpy(inputs.lattice((columns,), 2)).bfloat16() if biased else None
+    residual = torch.from_numpy(1000 * inputs.lattice((rows, columns), 3)).float()
+    exact = x.double() @ weight.double().T + (bias.double() if biased else 0) + residual.double()
+    assert torch.equal(added(x, weight, bias, residual, backend).double(), exact)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_backend_adds_the_reference_s_bits(backend, shape):
+    rows, terms, columns = shape
+    x, weight, bias = (
+        gaussian((rows, terms), 3),
+        gaussian((columns, terms), 4),
+        gaussian(columns, 5),
+    )
+    residual = torch.randn(rows, columns, generator=torch.Generator().manual_seed(6))
+    expected = residual.clone()
+    reference.linear(x, Panels.of(weight), bias, expected, inputs.sums(backend))
+    for threads in (1, 3):
+        found = added(x, weight, bias, residual, backend, threads)
+        np.testing.assert_array_equal(found.numpy(), expected.numpy())
+
+
 def test_a_row_depends_on_itself_alone(backend):
     x, weight = gaussian((600, 100), 6), gaussian((70, 100), 7)
     together = run(x, weight, None, backend)
@@ -96,7 +134,7 @@ def test_what_is_not_finite_stays_in_its_row(backend, value):
     ("change", "error", "message"),
     [
         ({"x": torch.zeros(5, 8)}, DTypeError, "expected bfloat16"),
-        ({"out": torch.zeros(5, 6)}, DTypeError, "expected bfloat16"),
+        ({"out": torch.zeros(5, 6).double()}, DTypeError, "expected bfloat16 or float32"),
         ({"bias": torch.zeros(6)}, DTypeError, "expected bfloat16"),
         ({"x": torch.zeros(5, 9, dtype=torch.bfloat16)}, ShapeError, "K of x"),
         ({"out": torch.zeros(5, 7, dtype=torch.bfloat16)}, ShapeError, "N of weight"),

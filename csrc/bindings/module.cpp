@@ -323,11 +323,12 @@ void py_attention(const py::array& qkv_, const py::array& starts_, std::int64_t 
   attention(qkv, starts, sequences, heads, out, isa, threads);
 }
 
-void py_linear(const py::array& x_, const py::array& weight_, const std::optional<py::array>& bias_,
-               const py::array& out_, const std::string& isa_, int threads) {
+template <typename Element>
+void linear_to(const py::array& x_, const py::array& weight_, const std::optional<py::array>& bias_,
+               const py::array& out_, Isa isa, int threads) {
   constexpr const char* op = "linear";
   const auto x = arrays::matrix<const std::uint16_t>(op, "x", x_);
-  const auto out = arrays::matrix<std::uint16_t>(op, "out", out_);
+  const auto out = arrays::matrix<Element>(op, "out", out_);
   if (out.rows != x.rows) {
     arrays::refuse(arrays::where(op, "out"),
                    "has shape " + arrays::shape_of(out_) + ", expected as many rows as x has");
@@ -335,10 +336,20 @@ void py_linear(const py::array& x_, const py::array& weight_, const std::optiona
   const Panels weight = panels_in(op, "weight", weight_, out.cols, x.cols);
   const auto* bias =
       bias_ ? arrays::vector<const std::uint16_t>(op, "bias", *bias_, out.cols) : nullptr;
-  const Isa isa = isa_of(isa_);
-  threads_of(threads);
   const py::gil_scoped_release release;
   linear(x, weight, bias, out, isa, threads);
+}
+
+/// out of f32 is a residual stream.
+void py_linear(const py::array& x, const py::array& weight, const std::optional<py::array>& bias,
+               const py::array& out, const std::string& isa_, int threads) {
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  if (py::isinstance<py::array_t<float>>(out)) {
+    linear_to<float>(x, weight, bias, out, isa, threads);
+  } else {
+    linear_to<std::uint16_t>(x, weight, bias, out, isa, threads);
+  }
 }
 
 void py_linear_split(const py::array& x_, const std::vector<py::array>& weight_,

@@ -10,11 +10,11 @@
 namespace pyneurons {
 namespace {
 
-/// Those that count and test bits come from `bits`, products from `isa`.
+/// Those that count and test bits come from `bits`, those that round to bfloat16 from `isa`.
 #define PYNEURONS_TABLE(isa, bits)                                                              \
   Kernels {                                                                                     \
     &bits::segment_counts, &bits::firing_rows, &bits::ngram_keys_u16, &bits::ngram_keys_u32,    \
-        &bits::ngram_coverage, &bits::ngram_triggers, &bits::ffn_epilogue, &bits::layer_norm,   \
+        &bits::ngram_coverage, &bits::ngram_triggers, &bits::ffn_epilogue, &isa::layer_norm,    \
         &isa::ffn_space, &isa::ffn, &isa::attention_space, &isa::attention, &isa::linear_space, \
         &isa::linear, &isa::linear_split                                                        \
   }

@@ -131,6 +131,7 @@ struct LinearJob {
   Panels weight;
   const float* bias;  // padded with zeros to whole panels
   MatrixView<std::uint16_t> out;
+  MatrixView<float> residual;  // what is added to instead, where it has rows
 };
 
 struct LinearSplitJob {
@@ -154,7 +155,8 @@ struct LayerNormJob {
   MatrixView<std::uint16_t> out;
 };
 
-/// Products of bfloat16 depend on the order of their sums: what computes them.
+/// Products of bfloat16 depend on the order of their sums, rounding to it is an instruction of
+/// some: what computes them.
 #define PYNEURONS_DECLARE_PRODUCTS(isa)                                                           \
   namespace isa {                                                                                 \
   Space ffn_space(const FfnJob& job);                                                             \
@@ -165,6 +167,7 @@ struct LayerNormJob {
                 std::int64_t head);                                                               \
   Space linear_space(const LinearJob& job);                                                       \
   Isa linear(const LinearJob& job, unsigned char* scratch, std::int64_t begin, std::int64_t end); \
+  Isa layer_norm(const LayerNormJob& job, std::int64_t begin, std::int64_t end);                  \
   Isa linear_split(const LinearSplitJob& job, unsigned char* scratch, std::int64_t begin,         \
                    std::int64_t end);                                                             \
   }
@@ -181,7 +184,6 @@ struct LayerNormJob {
   Isa ngram_coverage(const NgramCoverageJob& job, WordRange words);                  \
   Isa ngram_triggers(const NgramTriggersJob& job, WordRange words);                  \
   Isa ffn_epilogue(const FfnEpilogueJob& job, WordRange words, std::int64_t* wrong); \
-  Isa layer_norm(const LayerNormJob& job, std::int64_t begin, std::int64_t end);     \
   }
 
 PYNEURONS_DECLARE_KERNELS(scalar)

@@ -8,32 +8,42 @@ namespace {
 constexpr int norm_sums = LayerNormJob::sums;
 constexpr int norm_vectors = norm_sums / float_lanes;
 
-/// Adds up what `term` makes of every element, in the order of `layer_norm`.
-template <typename VectorTerm, typename Term>
-inline float row_sum(const float* x, std::int64_t columns, VectorTerm vector_term, Term term) {
-  Floats vectors[norm_vectors];
+/// Adds up what `term` makes of every element, in the order of `layer_norm`; of `nothing` it makes
+/// 0.
+template <typename Term>
+inline float row_sum(const float* x, std::int64_t columns, float nothing, Term term) {
+  Floats sums[norm_vectors];
   for (int v = 0; v < norm_vectors; ++v) {
-    vectors[v] = broadcast(0.0F);
+    sums[v] = broadcast(0.0F);
   }
   const std::int64_t whole = columns / norm_sums * norm_sums;
   for (std::int64_t e = 0; e < whole; e += norm_sums) {
     for (int v = 0; v < norm_vectors; ++v) {
-      vectors[v] = add(vectors[v], vector_term(load(x + e + v * float_lanes)));
+      sums[v] = add(sums[v], term(load(x + e + v * float_lanes)));
     }
   }
-  float sums[norm_sums];
-  for (int v = 0; v < norm_vectors; ++v) {
-    store(sums + v * float_lanes, vectors[v]);
+  if (whole < columns) {
+    float rest[norm_sums];
+    for (std::int64_t e = 0; e < norm_sums; ++e) {
+      rest[e] = whole + e < columns ? x[whole + e] : nothing;
+    }
+    for (int v = 0; v < norm_vectors; ++v) {
+      sums[v] = add(sums[v], term(load(rest + v * float_lanes)));
+    }
   }
-  for (std::int64_t e = whole; e < columns; ++e) {
-    sums[e - whole] += term(x[e]);
+  for (int half = norm_vectors / 2; half > 0; half /= 2) {
+    for (int v = 0; v < half; ++v) {
+      sums[v] = add(sums[v], sums[v + half]);
+    }
   }
-  for (int half = norm_sums / 2; half > 0; half /= 2) {
+  float lanes[float_lanes];
+  store(lanes, sums[0]);
+  for (int half = float_lanes / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) {
-      sums[i] += sums[i + half];
+      lanes[i] += lanes[i + half];
     }
   }
-  return sums[0];
+  return lanes[0];
 }
 
 }  // namespace
@@ -44,16 +54,12 @@ Isa layer_norm(const LayerNormJob& job, std::int64_t begin, std::int64_t end) {
   for (std::int64_t row = begin; row < end; ++row) {
     const float* x = job.x.data + row * job.x.row_stride;
     std::uint16_t* out = job.out.data + row * job.out.row_stride;
-    const float mean =
-        row_sum(x, columns, [](Floats a) { return a; }, [](float a) { return a; }) / size;
+    const float mean = row_sum(x, columns, 0.0F, [](Floats a) { return a; }) / size;
     const Floats means = broadcast(mean);
-    const float squares = row_sum(
-        x, columns,
-        [means](Floats a) {
-          const Floats apart = subtract(a, means);
-          return multiply(apart, apart);
-        },
-        [mean](float a) { return (a - mean) * (a - mean); });
+    const float squares = row_sum(x, columns, mean, [means](Floats a) {
+      const Floats apart = subtract(a, means);
+      return multiply(apart, apart);
+    });
     const float inverse = 1.0F / __builtin_sqrtf(squares / size + job.epsilon);
     const Floats inverses = broadcast(inverse);
     const auto normed = [&](std::int64_t e) {

@@ -35,9 +35,27 @@ struct LinearBuffers {
   }
 };
 
-/// Adds the bias and rounds: the rows of one finished block, some at each step.
-struct Rounding {
-  const LinearJob& job;
+/// Writes 32 columns of a row: the sums and the bias, rounded.
+inline void finish_row(const float* sums, const float* bias, std::uint16_t* out) {
+  for (int lane = 0; lane < Panels::width; lane += 2 * float_lanes) {
+    const int later = lane + float_lanes;
+    store_bfloat16(out + lane, add(load(sums + lane), load(bias + lane)),
+                   add(load(sums + later), load(bias + later)));
+  }
+}
+/// Adds them to what is there.
+inline void finish_row(const float* sums, const float* bias, float* out) {
+  for (int lane = 0; lane < Panels::width; lane += float_lanes) {
+    const Floats sum = add(load(sums + lane), load(bias + lane));
+    store(out + lane, add(load(out + lane), sum));
+  }
+}
+
+/// Brings the rows of one finished block to where they go, some at each step.
+template <typename Element>
+struct Finishing {
+  const float* all_bias;
+  MatrixView<Element> to;
   std::int64_t begin;
   std::int64_t rows;
   // The block under way:
@@ -45,24 +63,24 @@ struct Rounding {
   std::int64_t columns = 0;
   const float* sums = nullptr;
   const float* bias = nullptr;
-  std::uint16_t* out = nullptr;
+  Element* out = nullptr;
 
   void take(const float* finished, std::int64_t panel, std::int64_t block) {
     constexpr std::int64_t side = 32;
     const std::int64_t there = rows - block * side;
     const std::int64_t column = panel * Panels::width;
     left = there < side ? there : side;
-    columns = job.out.cols - column < Panels::width ? job.out.cols - column : Panels::width;
+    columns = to.cols - column < Panels::width ? to.cols - column : Panels::width;
     sums = finished;
-    bias = job.bias + column;
-    out = job.out.data + (begin + block * side) * job.out.row_stride + column;
+    bias = all_bias + column;
+    out = to.data + (begin + block * side) * to.row_stride + column;
   }
 
   /// Four rows: eight steps do a block.
   void step() {
     if (left >= 4 && columns == Panels::width) {
       for (int i = 0; i < 4; ++i) {
-        round(out);
+        whole_row();
         next();
       }
     }
@@ -70,34 +88,43 @@ struct Rounding {
 
   void finish() {
     while (left > 0 && columns == Panels::width) {
-      round(out);
+      whole_row();
       next();
     }
     while (left > 0) {
-      std::uint16_t rounded[Panels::width];
-      round(rounded);
-      std::memcpy(out, rounded, static_cast<std::size_t>(columns) * sizeof *out);
+      const std::size_t size = static_cast<std::size_t>(columns) * sizeof *out;
+      Element row[Panels::width];
+      std::memcpy(row, out, size);
+      finish_row(sums, bias, row);
+      std::memcpy(out, row, size);
       next();
     }
   }
 
-  void round(std::uint16_t* to) const {
+  void whole_row() const {
     // The row of the next block: rows lie too far apart for the processor to see it coming. Into
     // L2, to be read: asked for to be written, it would go to L1 and push the weights out.
-    __builtin_prefetch(out + 32 * job.out.row_stride, 0, 2);
-    for (int lane = 0; lane < Panels::width; lane += 2 * float_lanes) {
-      const int later = lane + float_lanes;
-      store_bfloat16(to + lane, add(load(sums + lane), load(bias + lane)),
-                     add(load(sums + later), load(bias + later)));
+    __builtin_prefetch(out + 32 * to.row_stride, 0, 2);
+    if (sizeof(Element) == sizeof(float)) {
+      __builtin_prefetch(out + 32 * to.row_stride + Panels::width / 2, 0, 2);
     }
+    finish_row(sums, bias, out);
   }
 
   void next() {
     sums += Panels::width;
-    out += job.out.row_stride;
+    out += to.row_stride;
     --left;
   }
 };
+
+template <typename Element>
+void multiply(Engine& engine, const LinearJob& job, const LinearBuffers& buffers,
+              std::int64_t begin, std::int64_t rows, MatrixView<Element> to) {
+  Finishing<Element> finishing{job.bias, to, begin, rows};
+  multiply_panels(engine, buffers.x, job.weight, 0, job.weight.panels, (rows + 31) / 32,
+                  buffers.part, buffers.finished, finishing);
+}
 
 }  // namespace
 
@@ -111,9 +138,11 @@ Isa linear(const LinearJob& job, unsigned char* scratch, std::int64_t begin, std
   engine.start();
   const LinearBuffers buffers(job, scratch);
   pack_rows(job.x, begin, end, job.weight.chunks, buffers.x);
-  Rounding rounding{job, begin, end - begin};
-  multiply_panels(engine, buffers.x, job.weight, 0, job.weight.panels, (end - begin + 31) / 32,
-                  buffers.part, buffers.finished, rounding);
+  if (job.residual.rows > 0) {
+    multiply(engine, job, buffers, begin, end - begin, job.residual);
+  } else {
+    multiply(engine, job, buffers, begin, end - begin, job.out);
+  }
   engine.stop();
   restore_control(control);
   return isa;

@@ -248,7 +248,7 @@ class _Ops:
                 _bits(x),
                 _bits(weight.data),
                 None if bias is None else _bits(bias),
-                _bits(out),
+                _bits(out) if out.dtype == x.dtype else out.numpy(),
                 self.isa,
                 threads,
             )

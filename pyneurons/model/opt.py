@@ -278,8 +278,7 @@ def _attention_bfloat16(
     mixed = _scratch.take_rows("mixed", rows, width)
     starts = np.concatenate(([0], np.cumsum(sizes)))
     ops.attention(qkv, starts, weights.heads, mixed, backend=backend)
-    _linear(mixed, weights.out_weight, weights.out_bias, x, backend)
-    hidden.add_(x)
+    _linear(mixed, weights.out_weight, weights.out_bias, hidden, backend)
 
 
 def _attention_float32(

@@ -24,6 +24,14 @@ namespace pyneurons {
 void linear(MatrixView<const std::uint16_t> x, Panels weight, const std::uint16_t* bias,
             MatrixView<std::uint16_t> out, Isa isa, int threads);
 
+/// The same, added to a residual stream instead of rounded.
+///
+///   residual[n] += x[n] weight + bias
+///
+/// residual  [M, N]
+void linear(MatrixView<const std::uint16_t> x, Panels weight, const std::uint16_t* bias,
+            MatrixView<float> residual, Isa isa, int threads);
+
 /// A matrix of f32 as a sum of matrices of bfloat16, each laid out as panels of the same shape.
 struct SplitPanels {
   static constexpr int most = 3;
