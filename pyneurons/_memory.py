@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+import mmap
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
+HUGE_PAGE: Final = 2 << 20
+
 
 def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, Any]:
-    """Return zeros that begin on 128 bytes.
+    """Return zeros that begin on 128 bytes, from 1 MiB on in huge pages where the system has them.
 
     A mask row of 32 words is then two cache lines, not parts of three: where an index scatters the
-    rows, reading them takes half the time (Zen 4, one core: 12.5 against 6.2 GB/s). From 4 MiB on
-    NumPy asks Linux for huge pages, which torch does not.
+    rows, reading them takes half the time (Zen 4, one core: 12.5 against 6.2 GB/s).
     """
-    line = 128
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    held = np.zeros(size + line, dtype=np.uint8)
-    begin = -held.ctypes.data % line
+    if size >= HUGE_PAGE // 2 and hasattr(mmap, "MADV_HUGEPAGE"):
+        whole = -(-size // HUGE_PAGE) * HUGE_PAGE
+        pages = mmap.mmap(-1, whole + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+        held = np.frombuffer(pages, dtype=np.uint8)
+        begin = -held.ctypes.data % HUGE_PAGE
+    else:
+        line = 128
+        held = np.zeros(size + line, dtype=np.uint8)
+        begin = -held.ctypes.data % line
     return held[begin : begin + size].view(dtype).reshape(shape)

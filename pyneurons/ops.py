@@ -584,13 +584,13 @@ def attention(
     Parameters
     ----------
     qkv : Tensor, [M, 3 D], bfloat16
-        q, k and v side by side, in each the heads side by side.
+        q, k and v side by side, in each the heads side by side. Rows may lie apart, as in `linear`.
     starts : ndarray of int64, [S + 1]
         Bounds of the sequences, from 0 to M.
     heads : int
         How many, a divisor of D.
     out : Tensor, [M, D], bfloat16
-        Overwritten.
+        Overwritten. Rows may lie apart.
     backend : str, optional
         A name from `pyneurons.backends.available`.
     threads : int
@@ -610,8 +610,8 @@ def attention(
     import torch
 
     op = "attention"
-    _tensor(op, "qkv", qkv, 2, torch.bfloat16)
-    _tensor(op, "out", out, 2, torch.bfloat16)
+    _rows(op, "qkv", qkv, torch.bfloat16)
+    _rows(op, "out", out, torch.bfloat16)
     rows, width = out.shape
     _same(op, "qkv", qkv, (rows, 3 * width), "M, 3 D of out")
     _number(op, "heads", heads, 1, None)
@@ -641,11 +641,12 @@ def linear(
     Parameters
     ----------
     x : Tensor, [M, K], bfloat16 or float32
-        M may be 0.
+        M may be 0. Rows may lie apart.
     weight : Panels of [N, K] for bfloat16, SplitPanels for float32
     bias : Tensor, [N], the dtype of x, or None
     out : Tensor, [M, N]
-        In the dtype of x: overwritten. In float32 where x is bfloat16: added to.
+        In the dtype of x: overwritten. In float32 where x is bfloat16: added to. Rows may lie apart:
+        an odd number of 64 bytes is up to 1.4 times as fast as a multiple of 512.
     backend : str, optional
         A name from `pyneurons.backends.available`.
     threads : int
@@ -681,8 +682,8 @@ def linear(
     op = "linear"
     _panels(op, "weight", weight)
     dtype = torch.bfloat16 if isinstance(weight, Panels) else torch.float32
-    _tensor(op, "x", x, 2, dtype)
-    _tensor(op, "out", out, 2, *dict.fromkeys((dtype, torch.float32)))
+    _rows(op, "x", x, dtype)
+    _rows(op, "out", out, *dict.fromkeys((dtype, torch.float32)))
     columns, terms = weight.shape
     if columns < 1 or terms < 1:
         message = f"{op}: weight has shape {_shape(weight)}, expected no empty axis"
@@ -759,6 +760,19 @@ def _vector(
 
 
 def _tensor(op: str, name: str, value: Any, axes: int, *dtypes: Any) -> None:
+    _tensor_of(op, name, value, axes, *dtypes)
+    if not value.is_contiguous():
+        message = f"{op}: {name} has strides {list(value.stride())}, expected a contiguous tensor"
+        raise ShapeError(message)
+
+
+def _rows(op: str, name: str, value: Any, *dtypes: Any) -> None:
+    """Check a matrix whose rows may lie apart."""
+    _tensor_of(op, name, value, 2, *dtypes)
+    _unit_stride(op, name, _bytes(value))
+
+
+def _tensor_of(op: str, name: str, value: Any, axes: int, *dtypes: Any) -> None:
     import torch
 
     wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
@@ -777,9 +791,6 @@ def _tensor(op: str, name: str, value: Any, axes: int, *dtypes: Any) -> None:
         raise DTypeError(message)
     if value.dim() != axes:
         message = f"{op}: {name} has shape {_shape(value)}, expected {axes} axes"
-        raise ShapeError(message)
-    if not value.is_contiguous():
-        message = f"{op}: {name} has strides {list(value.stride())}, expected a contiguous tensor"
         raise ShapeError(message)
 
 

@@ -74,6 +74,19 @@ def test_every_backend_gives_the_reference_s_bits(
         np.testing.assert_array_equal(bits(found), bits(expected))
 
 
+def test_rows_may_lie_apart(backend: str) -> None:
+    """And what lies between them stays as it is."""
+    starts = bounds(70, 3)
+    qkv = made(73, 64)
+    expected = run(qkv, starts, 2, backend)
+    wide = torch.full((73, 3 * 64 + 9), float("nan"), dtype=torch.bfloat16)
+    wide[:, : 3 * 64] = qkv
+    out = torch.full((73, 64 + 5), -1.0, dtype=torch.bfloat16)
+    ops.attention(wide[:, : 3 * 64], starts, 2, out[:, :64], backend=backend)
+    np.testing.assert_array_equal(bits(out[:, :64].contiguous()), bits(expected))
+    assert (out[:, 64:] == -1).all()
+
+
 @pytest.mark.parametrize(("lengths", "heads", "size"), CASES)
 def test_close_to_float64(backend: str, lengths: tuple[int, ...], heads: int, size: int) -> None:
     """Within the rounding of the weights and of the result to bfloat16."""

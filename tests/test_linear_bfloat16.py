@@ -98,6 +98,20 @@ def test_every_backend_adds_the_reference_s_bits(backend, shape):
         np.testing.assert_array_equal(found.numpy(), expected.numpy())
 
 
+@pytest.mark.parametrize("shape", [(70, 40, 33), (33, 530, 96)], ids=str)
+def test_rows_may_lie_apart(backend, shape):
+    """And what lies between them stays as it is."""
+    rows, terms, columns = shape
+    x, weight = gaussian((rows, terms), 3), gaussian((columns, terms), 4)
+    expected = run(x, weight, None, backend)
+    wide = torch.full((rows, terms + 7), float("nan"), dtype=torch.bfloat16)
+    wide[:, :terms] = x
+    out = torch.full((rows, columns + 5), -1.0, dtype=torch.bfloat16)
+    ops.linear(wide[:, :terms], Panels.of(weight), None, out[:, :columns], backend=backend)
+    np.testing.assert_array_equal(bits(out[:, :columns].contiguous()), bits(expected))
+    assert (out[:, columns:] == -1).all()
+
+
 def test_a_row_depends_on_itself_alone(backend):
     x, weight = gaussian((600, 100), 6), gaussian((70, 100), 7)
     together = run(x, weight, None, backend)
@@ -125,6 +139,8 @@ def test_what_is_not_finite_stays_in_its_row(backend, value):
         ({"x": torch.zeros(5, 9, dtype=torch.bfloat16)}, ShapeError, "K of x"),
         ({"out": torch.zeros(5, 7, dtype=torch.bfloat16)}, ShapeError, "N of weight"),
         ({"weight": torch.zeros(6, 8)}, DTypeError, "expected Panels or SplitPanels"),
+        ({"x": torch.zeros(8, 5, dtype=torch.bfloat16).T}, ShapeError, "x has strides"),
+        ({"out": torch.zeros(6, 5, dtype=torch.bfloat16).T}, ShapeError, "out has strides"),
     ],
 )
 def test_what_is_refused(backend, change, error, message):

@@ -83,6 +83,10 @@ class _Scratch(threading.local):
                 held = self._buffers[name] = torch.from_numpy(aligned_zeros((size,), np.uint8))
         return held[:size].view(dtype).view(*shape)
 
+    def take_rows(self, name: str, rows: int, columns: int) -> Tensor:
+        """Return an uninitialised matrix of bfloat16 whose rows lie `_row_stride` apart."""
+        return self.take(name, (rows, _row_stride(columns)), torch.bfloat16)[:, :columns]
+
 
 _scratch = _Scratch()
 
@@ -269,9 +273,9 @@ def _attention_bfloat16(
         _norm_to(hidden, weights.attention_norm_weight, weights.attention_norm_bias, x, backend)
     else:
         x.copy_(hidden)
-    qkv = _scratch.take("qkv", (rows, 3 * width), torch.bfloat16)
+    qkv = _scratch.take_rows("qkv", rows, 3 * width)
     _linear(x, weights.qkv_weight, weights.qkv_bias, qkv, backend)
-    mixed = _scratch.take("mixed", (rows, width), torch.bfloat16)
+    mixed = _scratch.take_rows("mixed", rows, width)
     starts = np.concatenate(([0], np.cumsum(sizes)))
     ops.attention(qkv, starts, weights.heads, mixed, backend=backend)
     _linear(mixed, weights.out_weight, weights.out_bias, hidden, backend)
@@ -428,6 +432,8 @@ def workspace_bytes(config: OptConfig, context: int, dtype: torch.dtype) -> int:
     # In `_Scratch`, kept: q, k, v and the result of all rows, x, in float32 one block.
     kept = (padded * 4 + rows + ROWS) * width * item
     if dtype == torch.bfloat16:
+        # Rows of q, k and v and of the result lie apart.
+        kept += rows * (_row_stride(3 * width) + _row_stride(width) - 4 * width) * item
         # In `ops.ffn`, kept: 384 rows of x, h, what they add, and the list of live pairs; by tiles
         # 512 rows, but h and the list of at most 768 neurons (1,536 with 256 rows), and 156 KiB of
         # sums and bits, in whole huge pages.
@@ -535,6 +541,17 @@ def _attend(index: np.ndarray, qkv: Tensor, mixed: Tensor, heads: int) -> None:
         mixed[rows] = out
     else:
         mixed.index_copy_(0, places, out)
+
+
+def _row_stride(columns: int) -> int:
+    """Return the distance of rows of bfloat16, in elements: an odd number of cache lines.
+
+    Stores to rows a multiple of 512 bytes apart fall on few places of the caches: `ops.linear` of
+    768 x 2,304 writes 1.72 TFLOP/s then, 2.02 with 64 bytes more (Sapphire Rapids class, AMX, one
+    core).
+    """
+    line = 32
+    return (-(-columns // line) | 1) * line
 
 
 def _norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
