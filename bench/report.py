@@ -46,6 +46,7 @@ OP_PARTS: Final = (
     "linear",
     "segment_counts",
     "firing_rows",
+    "first_segments",
     "ngram_keys",
     "ngram_coverage",
     "ngram_triggers",

@@ -34,6 +34,7 @@ PARTS = (
     "linear",
     "segment_counts",
     "firing_rows",
+    "first_segments",
     "ngram_keys",
     "ngram_coverage",
     "ngram_triggers",

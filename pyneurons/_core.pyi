@@ -24,6 +24,16 @@ def segment_counts(
 def firing_rows(
     mask: Words, order: Order, rows: Ints, found: Ints, isa: str, threads: int
 ) -> None: ...
+def first_segments(
+    mask: Words,
+    order: Order,
+    segments: Ints,
+    count: Ints,
+    found_segments: npt.NDArray[np.int32],
+    found: Ints,
+    isa: str,
+    threads: int,
+) -> None: ...
 def ngram_keys(
     ids: Ids,
     starts: Ints,

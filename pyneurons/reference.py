@@ -125,6 +125,20 @@ def firing_rows(mask: Words, order: Order, rows: Ints, found: Ints) -> None:
             found[neuron] += 1
 
 
+def first_segments(
+    mask: Words, order: Order, segments: Ints, count: Ints, found_segments: Ints32, found: Ints
+) -> None:
+    """Note the first segments with exactly so many fires; see `pyneurons.ops`."""
+    neurons, limit = found_segments.shape
+    visited = _row_ids(mask, order)
+    for segment, (start, stop) in enumerate(itertools.pairwise(segments.tolist())):
+        fires = unpack(mask[visited[start:stop]], neurons).sum(axis=0)
+        for neuron in range(neurons):
+            if fires[neuron] == count[neuron] and found[neuron] < limit:
+                found_segments[neuron, found[neuron]] = segment
+                found[neuron] += 1
+
+
 def mix(key: int, token: int) -> int:
     """Return the hash of an n-gram one token longer: splitmix64 of ``key ^ (token + 1)``."""
     key = ((key ^ (token + 1)) + 0x9E3779B97F4A7C15) & _ALL

@@ -15,6 +15,7 @@
 #include "pyneurons/ffn.hpp"
 #include "pyneurons/ffn_epilogue.hpp"
 #include "pyneurons/firing_rows.hpp"
+#include "pyneurons/first_segments.hpp"
 #include "pyneurons/linear.hpp"
 #include "pyneurons/ngram_coverage.hpp"
 #include "pyneurons/ngram_keys.hpp"
@@ -118,6 +119,36 @@ void py_firing_rows(const py::array& mask_, const std::optional<py::array>& orde
   threads_of(threads);
   const py::gil_scoped_release release;
   firing_rows(mask, order.data, order.length, rows, found, isa, threads);
+}
+
+void py_first_segments(const py::array& mask_, const std::optional<py::array>& order_,
+                       const py::array& segments_, const py::array& count_,
+                       const py::array& found_segments_, const py::array& found_,
+                       const std::string& isa_, int threads) {
+  constexpr const char* op = "first_segments";
+  const auto mask = arrays::matrix<const std::uint32_t>(op, "mask", mask_);
+  const auto order = arrays::order(op, order_, mask.rows);
+  const std::int64_t n_segments = pieces(op, "segments", segments_);
+  const auto* segments =
+      arrays::vector<const std::int64_t>(op, "segments", segments_, n_segments + 1);
+  const auto found_segments = arrays::matrix<std::int32_t>(op, "found_segments", found_segments_);
+  const auto* count = arrays::vector<const std::int64_t>(op, "count", count_, found_segments.rows);
+  auto* found = arrays::vector<std::int64_t>(op, "found", found_, found_segments.rows);
+  check_segments(op, segments, n_segments, order.length);
+  check_neurons(op, mask, found_segments.rows);
+  if (n_segments > INT32_MAX) {
+    arrays::refuse(arrays::where(op, "segments"), "are more than int32 can name");
+  }
+  for (std::int64_t f = 0; f < found_segments.rows; ++f) {
+    if (found[f] < 0 || found[f] > found_segments.cols || count[f] < 1) {
+      arrays::refuse(arrays::where(op, "found, count"), "is out of range at " + std::to_string(f));
+    }
+  }
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  const py::gil_scoped_release release;
+  first_segments(mask, order.data, order.length, segments, n_segments, count, found_segments, found,
+                 isa, threads);
 }
 
 template <typename Id>
@@ -472,6 +503,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("counts").noconvert(), py::arg("isa"), py::arg("threads"));
   m.def("firing_rows", &py_firing_rows, py::arg("mask").noconvert(),
         py::arg("order").noconvert().none(true), py::arg("rows").noconvert(),
+        py::arg("found").noconvert(), py::arg("isa"), py::arg("threads"));
+  m.def("first_segments", &py_first_segments, py::arg("mask").noconvert(),
+        py::arg("order").noconvert().none(true), py::arg("segments").noconvert(),
+        py::arg("count").noconvert(), py::arg("found_segments").noconvert(),
         py::arg("found").noconvert(), py::arg("isa"), py::arg("threads"));
   m.def("ngram_keys", &py_ngram_keys, py::arg("ids").noconvert(), py::arg("starts").noconvert(),
         py::arg("n"), py::arg("bits"), py::arg("boundary_id"), py::arg("keys").noconvert(),

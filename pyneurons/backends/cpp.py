@@ -56,6 +56,7 @@ def load(name: str) -> Backend:
         isa=isa,
         segment_counts=ops.segment_counts,
         firing_rows=ops.firing_rows,
+        first_segments=ops.first_segments,
         ngram_keys=ops.ngram_keys,
         ngram_coverage=ops.ngram_coverage,
         ngram_triggers=ops.ngram_triggers,
@@ -79,6 +80,19 @@ class _Ops:
         self, mask: Words, order: Order, rows: Ints, found: Ints, *, threads: int
     ) -> None:
         _core.firing_rows(mask, order, rows, found, self.isa, threads)
+
+    def first_segments(
+        self,
+        mask: Words,
+        order: Order,
+        segments: Ints,
+        count: Ints,
+        found_segments: Ints32,
+        found: Ints,
+        *,
+        threads: int,
+    ) -> None:
+        _core.first_segments(mask, order, segments, count, found_segments, found, self.isa, threads)
 
     def ngram_keys(
         self,

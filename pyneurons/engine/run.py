@@ -261,6 +261,7 @@ class Engine:
     def _plan(self, resident: int, index_peak: int, index: str | None) -> Plan:
         config, corpus, settings = self.config, self.corpus, self.settings
         rows, orders = corpus.tokens, self.firing.sample_order.nbytes + self.position.order.nbytes
+        orders += sum(observer.first.nbytes for observer in self.ngrams)
         head = self.unembedding.rows
         embeddings = self.embeddings.nbytes
         embeddings += 0 if head is self.embeddings.head else head.nbytes
