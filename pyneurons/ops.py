@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pyneurons.reference import Ids, Ints, Ints32, Keys, Order, Words
+    from pyneurons.reference import Counts, Ids, Ints, Ints32, Keys, Order, Words
 
 STRIP_WORDS: Final = 32
 """Words of a mask row that one strip of a layer holds at most: 1,024 neurons."""
@@ -58,7 +58,7 @@ def segment_counts(
     mask: Words,
     order: Order,
     segments: Ints,
-    counts: Ints,
+    counts: Counts,
     *,
     backend: str | None = None,
     threads: int = 1,
@@ -75,8 +75,10 @@ def segment_counts(
         Rows of the mask, any number of times each; None is ``0, 1, ..., N - 1``.
     segments : ndarray of int64, [G + 1]
         Bounds of the segments in ``order``, not decreasing, from 0 to at most M.
-    counts : ndarray of int64, [G, F]
-        Accumulated into. F is at most ``32 * W``; bits past F are not counted.
+    counts : ndarray of int64, uint8, uint16 or uint32, [G, F]
+        Accumulated into. F is at most ``32 * W``; bits past F are not counted. A segment has no
+        more rows than an element can count; that what is there leaves room for them is up to the
+        caller.
     backend : str, optional
         A name from `pyneurons.backends.available`.
     threads : int
@@ -94,8 +96,13 @@ def segment_counts(
     op = "segment_counts"
     rows = _mask_and_order(op, mask, order)
     _segments(op, segments, rows)
-    _matrix(op, "counts", counts, np.int64, writable=True)
+    _matrix(op, "counts", counts, np.int64, np.uint8, np.uint16, np.uint32, writable=True)
     _same(op, "counts", counts, (len(segments) - 1, None), "one row per segment")
+    if counts.dtype != np.int64 and len(segments) > 1:
+        longest, most = int(np.diff(segments).max()), int(np.iinfo(counts.dtype).max)
+        if longest > most:
+            message = f"{op}: a segment has {longest} rows, counts of {counts.dtype} end at {most}"
+            raise ShapeError(message)
     _neurons(op, "counts", counts.shape[1], mask)
     _no_overlap(op, {"counts": counts}, {"mask": mask, "order": order, "segments": segments})
     chosen = backends.resolve(backend)

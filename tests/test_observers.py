@@ -16,7 +16,7 @@ from pyneurons.covering import covering_number, exact_share
 from pyneurons.errors import InputError
 from pyneurons.model import opt
 from pyneurons.model.checkpoint import read_config
-from pyneurons.observers import ngram, suppression, weights
+from pyneurons.observers import firing, ngram, suppression, weights
 from pyneurons.observers.firing import EXAMPLES, FiringObserver, hashed_order
 from pyneurons.observers.position import PositionObserver
 
@@ -143,8 +143,15 @@ def test_positions_are_those_of_a_sum(context: int, threads: int) -> None:
     np.testing.assert_array_equal(found["position_fires"], fires[rows].sum(axis=0)[None])
 
 
-def test_rows_of_neurons_that_fire_seldom() -> None:
-    """Neuron f fires f times: the first fire, and all fires in the order of hashes."""
+@pytest.mark.parametrize("rows_a_fire", [1, 10, 20, 40, 100, 1000])
+def test_rows_of_neurons_that_fire_seldom(
+    rows_a_fire: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neuron f fires f times: the first fire, and the first 16 fires in the order of hashes.
+
+    From those that are at most so frequent all rows are found, from the others 16.
+    """
+    monkeypatch.setattr(firing, "_ROWS_A_FIRE", rows_a_fire)
     generator = np.random.default_rng(0)
     made = corpus.read(generator.integers(3, 90, size=400), None, context=40, vocab_size=100)
     fires = np.zeros((made.tokens, 40), dtype=np.bool_)

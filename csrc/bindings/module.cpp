@@ -84,13 +84,34 @@ std::int64_t pieces(const char* op, const char* name, const py::array& bounds) {
   return bounds.shape(0) - 1;
 }
 
+Counters counters(const char* op, const char* name, const py::array& array) {
+  const auto narrow = [&](auto zero) -> std::optional<Counters> {
+    using Count = decltype(zero);
+    if (!py::isinstance<py::array_t<Count>>(array)) {
+      return std::nullopt;
+    }
+    const auto view = arrays::matrix<Count>(op, name, array);
+    return Counters(view.data, view.rows, view.cols, view.row_stride, sizeof(Count));
+  };
+  if (const auto found = narrow(std::uint8_t{})) {
+    return *found;
+  }
+  if (const auto found = narrow(std::uint16_t{})) {
+    return *found;
+  }
+  if (const auto found = narrow(std::uint32_t{})) {
+    return *found;
+  }
+  return arrays::matrix<std::int64_t>(op, name, array);
+}
+
 void py_segment_counts(const py::array& mask_, const std::optional<py::array>& order_,
                        const py::array& segments_, const py::array& counts_,
                        const std::string& isa_, int threads) {
   constexpr const char* op = "segment_counts";
   const auto mask = arrays::matrix<const std::uint32_t>(op, "mask", mask_);
   const auto order = arrays::order(op, order_, mask.rows);
-  const auto counts = arrays::matrix<std::int64_t>(op, "counts", counts_);
+  const Counters counts = counters(op, "counts", counts_);
   const auto* segments =
       arrays::vector<const std::int64_t>(op, "segments", segments_, counts.rows + 1);
   check_segments(op, segments, counts.rows, order.length);

@@ -7,6 +7,7 @@
 #include "pyneurons/linear.hpp"
 #include "pyneurons/matrix_view.hpp"
 #include "pyneurons/panels.hpp"
+#include "pyneurons/segment_counts.hpp"
 #include "pyneurons/strip_mask.hpp"
 
 /// What the files of one instruction set and the rest of the core say to each other.
@@ -30,7 +31,7 @@ struct RowSource {
 struct SegmentCountsJob {
   RowSource rows;
   const std::int64_t* segments;
-  MatrixView<std::int64_t> counts;
+  Counters counts;
   static constexpr std::int64_t max_words = 128;
 };
 

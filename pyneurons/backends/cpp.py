@@ -16,6 +16,7 @@ from pyneurons.backends import Backend
 from pyneurons.errors import BackendUnavailable, IntegrityError, NonFiniteError
 from pyneurons.panels import Panels, SplitPanels
 from pyneurons.reference import (
+    Counts,
     Ids,
     Ints,
     Ints32,
@@ -72,7 +73,7 @@ class _Ops:
     isa: str
 
     def segment_counts(
-        self, mask: Words, order: Order, segments: Ints, counts: Ints, *, threads: int
+        self, mask: Words, order: Order, segments: Ints, counts: Counts, *, threads: int
     ) -> None:
         _core.segment_counts(mask, order, segments, counts, self.isa, threads)
 
