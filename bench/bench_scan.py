@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from interleaved import Interleaved
 
-# context: tokens of our scan, rounds
-AMOUNTS = {2048: (131_072, 3), 512: (65_536, 2)}
+# context, tokens of our scan, rounds: of many tokens, and of few, where what each layer costs once
+# weighs more
+CASES = ((2048, 1_048_576, 2), (2048, 131_072, 2), (512, 65_536, 2))
 TOOLS = {
     "TransformerLens run_with_cache, hook_pre": 2048,
     "TransformerLens run_with_cache, everything": 2048,
@@ -23,11 +24,20 @@ TOOLS = {
 }
 
 
-@pytest.mark.parametrize("context", list(AMOUNTS))
+@pytest.mark.parametrize(("context", "amount", "rounds"), CASES)
 def bench_scan(
-    compare: Interleaved, checkpoint: Path, context: int, tmp_path: Path, *, small: bool
+    compare: Interleaved,
+    checkpoint: Path,
+    context: int,
+    amount: int,
+    rounds: int,
+    tmp_path: Path,
+    *,
+    small: bool,
 ) -> None:
-    amount, rounds = (4 * context, 1) if small else AMOUNTS[context]
+    many = amount == max(amount for _, amount, _ in CASES)
+    if small:
+        amount, rounds = 4 * context, 1
     beside(
         compare,
         checkpoint,
@@ -35,9 +45,9 @@ def bench_scan(
         tmp_path / "sample",
         dtype="bfloat16",
         theirs=context if small else 16_384,
-        tools=TOOLS,
+        tools={} if many else TOOLS,
         rounds=rounds,
-        own_forward=context == 2048,
+        own_forward=context == 2048 and not many,
         case=f"opt-125m, T = {context}, bfloat16, n = 1..3",
         shape="opt-125m",
     )

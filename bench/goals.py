@@ -83,7 +83,7 @@ def _clock(field: str, part: str, **equal: object) -> Callable[[Results], Spread
 
 def _paired(results: Results) -> Spread | None:
     """Overhead of all statistics over own forward, from runs in turns, in percent."""
-    found = _growing("scan", OWN_FORWARD, context=2048)(results)
+    found = _growing("scan", OWN_FORWARD, context=2048, tokens=FEW)(results)
     return None if found is None else [100 * (1 / ratio - 1) for ratio in reversed(found)]
 
 
@@ -112,12 +112,37 @@ def _field(field: str, part: str, **equal: object) -> Callable[[Results], Spread
     return find
 
 
+MANY, FEW = 1_048_576, 131_072
+"""Tokens of the scans."""
+
 HOOKS: Final = "transformers bfloat16, counting hooks"
 PLAIN: Final = "transformers bfloat16, forward alone"
 PLAIN32: Final = "transformers float32, forward alone"
 CACHE: Final = {"place": "cache", "ordered": "in order", "threads": 1}
 MEMORY: Final = {"place": "memory", "threads": 1}
 AMX: Final = "cpp:amx"
+
+
+def _scan_goals(words: str, rival: str, floor: float, goal: float) -> list[Goal]:
+    """Return the whole call on many tokens and on few, and the part of the latter that grows."""
+    many, few = ({"context": 2048, "tokens": tokens} for tokens in (MANY, FEW))
+    return [
+        Goal(
+            f"scan, all statistics, bf16, T = 2048 vs {words}: the whole call, {MANY:,} tokens",
+            floor,
+            goal,
+            "x",
+            _ratio("scan", rival, **many),
+        ),
+        Goal(f"the same, {FEW:,} tokens", floor, goal, "x", _ratio("scan", rival, **few)),
+        Goal(
+            "the same without what costs a constant in each layer",
+            floor,
+            goal,
+            "x",
+            _growing("scan", rival, **few),
+        ),
+    ]
 
 
 def _ffn_goals() -> list[Goal]:
@@ -154,61 +179,31 @@ GOALS: Final = (
         "x",
         _ratio("attention", "torch", context=2048, backend=AMX),
     ),
-    Goal(
-        "scan, all statistics, bf16, T = 2048 vs transformers bf16 + counting hooks: what grows "
-        "with tokens",
-        2,
-        3.3,
-        "x",
-        _growing("scan", HOOKS, context=2048),
+    *_scan_goals("transformers bf16 + counting hooks", HOOKS, 2, 3.3),
+    *_scan_goals("transformers' plain bf16 forward", PLAIN, 1.3, 2),
+    *(
+        Goal(
+            f"firing and position counting over own forward, by the stage clock, {tokens:,} tokens",
+            1,
+            0.5,
+            "%",
+            _clock("overhead_of_counting", "scan", context=2048, tokens=tokens),
+            less=True,
+        )
+        for tokens in (MANY, FEW)
     ),
-    Goal(
-        "the same, the whole call (131,072 tokens)",
-        2,
-        3.3,
-        "x",
-        _ratio("scan", HOOKS, context=2048),
+    *(
+        Goal(
+            f"with n = 1..3, by the stage clock, {tokens:,} tokens",
+            5,
+            2,
+            "%",
+            _clock("overhead_with_ngrams", "scan", context=2048, tokens=tokens),
+            less=True,
+        )
+        for tokens in (MANY, FEW)
     ),
-    Goal(
-        "scan, all statistics, bf16, T = 2048 vs transformers' plain bf16 forward: what grows with "
-        "tokens",
-        1.3,
-        2,
-        "x",
-        _growing("scan", PLAIN, context=2048),
-    ),
-    Goal(
-        "the same, the whole call (131,072 tokens)",
-        1.3,
-        2,
-        "x",
-        _ratio("scan", PLAIN, context=2048),
-    ),
-    Goal(
-        "firing and position counting over own forward, by the stage clock",
-        1,
-        0.5,
-        "%",
-        _clock("overhead_of_counting", "scan", context=2048),
-        less=True,
-    ),
-    Goal(
-        "with n = 1..3, by the stage clock, 131,072 tokens",
-        5,
-        2,
-        "%",
-        _clock("overhead_with_ngrams", "scan", context=2048),
-        less=True,
-    ),
-    Goal(
-        "with n = 1..3, by the stage clock, 1,048,576 tokens",
-        5,
-        2,
-        "%",
-        _clock("overhead_with_ngrams", "scan_scale", tokens=1_048_576),
-        less=True,
-    ),
-    Goal("with n = 1..3, runs in turns, 131,072 tokens", 5, 2, "%", _paired, less=True),
+    Goal(f"with n = 1..3, runs in turns, {FEW:,} tokens", 5, 2, "%", _paired, less=True),
     Goal(
         "`segment_counts`, one core, in cache",
         45,
@@ -244,19 +239,15 @@ GOALS: Final = (
         "x",
         _ratio("ngram_program", "hooks"),
     ),
-    Goal(
-        "the same, time per token, ours in a scan of 131,072 tokens",
-        30,
-        100,
-        "x",
-        _ngrams("scan", context=2048),
-    ),
-    Goal(
-        "the same, ours in a scan of 1,048,576 tokens",
-        30,
-        100,
-        "x",
-        _ngrams("scan_scale", tokens=1_048_576),
+    *(
+        Goal(
+            f"the same, time per token, ours in a scan of {tokens:,} tokens",
+            30,
+            100,
+            "x",
+            _ngrams("scan", context=2048, tokens=tokens),
+        )
+        for tokens in (FEW, MANY)
     ),
     Goal(
         "scan, all statistics, float32, T = 2048 vs transformers' plain float32 forward: what "

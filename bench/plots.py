@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from pyneurons.report.style import LINES, MARKERS, WIDTH, new_figure, styled
 
@@ -45,7 +46,10 @@ def _by_tokens(axes: Any) -> None:
 def tokens(results: Results) -> Figure | None:
     """Cost of counting and of n-grams per token, and speed of whole scans, by tokens."""
     counted = results.records("counting_scale")
-    scanned = [*results.records("scan", context=2048), *results.records("scan_scale")]
+    within = results.records("scan_scale")
+    sizes = {record["tokens"] for record in within}
+    free = [r for r in results.records("scan", context=2048) if r["tokens"] not in sizes]
+    scanned = sorted((*free, *within), key=lambda record: record["tokens"])
     if not counted or not scanned:
         return None
     figure = new_figure(WIDTH, 2.8)
@@ -60,6 +64,10 @@ def tokens(results: Results) -> Figure | None:
     left.set_ylabel("ns per token")
     left.set_yscale("log")
     _by_tokens(left)
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    left.yaxis.set_minor_locator(NullLocator())
+    left.set_ylim(top=5 * left.get_ylim()[1])  # room for the legend above the lines
     left.legend(ncols=2)
     x = [record["tokens"] for record in scanned]
     whole = [record["tokens"] / record["total_s"] for record in scanned]

@@ -47,6 +47,7 @@ OP_PARTS: Final = (
     "layer_norm",
     "segment_counts",
     "firing_rows",
+    "first_segments",
     "ngram_keys",
     "ngram_coverage",
     "ngram_triggers",

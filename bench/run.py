@@ -35,6 +35,7 @@ PARTS = (
     "layer_norm",
     "segment_counts",
     "firing_rows",
+    "first_segments",
     "ngram_keys",
     "ngram_coverage",
     "ngram_triggers",

@@ -21,10 +21,25 @@ def compiled_isas() -> list[str]: ...
 def detect() -> str: ...
 def executed() -> dict[str, dict[str, int]]: ...
 def segment_counts(
-    mask: Words, order: Order, segments: Ints, counts: Ints, isa: str, threads: int
+    mask: Words,
+    order: Order,
+    segments: Ints,
+    counts: npt.NDArray[np.int64 | np.uint8 | np.uint16 | np.uint32],
+    isa: str,
+    threads: int,
 ) -> None: ...
 def firing_rows(
     mask: Words, order: Order, rows: Ints, found: Ints, isa: str, threads: int
+) -> None: ...
+def first_segments(
+    mask: Words,
+    order: Order,
+    segments: Ints,
+    count: Ints,
+    found_segments: npt.NDArray[np.int32],
+    found: Ints,
+    isa: str,
+    threads: int,
 ) -> None: ...
 def ngram_keys(
     ids: Ids,

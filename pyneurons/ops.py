@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pyneurons.reference import Ids, Ints, Ints32, Keys, Order, Words
+    from pyneurons.reference import Counts, Ids, Ints, Ints32, Keys, Order, Words
 
 STRIP_WORDS: Final = 32
 """Words of a mask row that one strip of a layer holds at most: 1,024 neurons."""
@@ -58,7 +58,7 @@ def segment_counts(
     mask: Words,
     order: Order,
     segments: Ints,
-    counts: Ints,
+    counts: Counts,
     *,
     backend: str | None = None,
     threads: int = 1,
@@ -75,8 +75,10 @@ def segment_counts(
         Rows of the mask, any number of times each; None is ``0, 1, ..., N - 1``.
     segments : ndarray of int64, [G + 1]
         Bounds of the segments in ``order``, not decreasing, from 0 to at most M.
-    counts : ndarray of int64, [G, F]
-        Accumulated into. F is at most ``32 * W``; bits past F are not counted.
+    counts : ndarray of int64, uint8, uint16 or uint32, [G, F]
+        Accumulated into. F is at most ``32 * W``; bits past F are not counted. A segment has no
+        more rows than an element can count; that what is there leaves room for them is up to the
+        caller.
     backend : str, optional
         A name from `pyneurons.backends.available`.
     threads : int
@@ -94,8 +96,13 @@ def segment_counts(
     op = "segment_counts"
     rows = _mask_and_order(op, mask, order)
     _segments(op, segments, rows)
-    _matrix(op, "counts", counts, np.int64, writable=True)
+    _matrix(op, "counts", counts, np.int64, np.uint8, np.uint16, np.uint32, writable=True)
     _same(op, "counts", counts, (len(segments) - 1, None), "one row per segment")
+    if counts.dtype != np.int64 and len(segments) > 1:
+        longest, most = int(np.diff(segments).max()), int(np.iinfo(counts.dtype).max)
+        if longest > most:
+            message = f"{op}: a segment has {longest} rows, counts of {counts.dtype} end at {most}"
+            raise ShapeError(message)
     _neurons(op, "counts", counts.shape[1], mask)
     _no_overlap(op, {"counts": counts}, {"mask": mask, "order": order, "segments": segments})
     chosen = backends.resolve(backend)
@@ -152,6 +159,75 @@ def firing_rows(
     _no_overlap(op, {"rows": rows, "found": found}, {"mask": mask, "order": order})
     chosen = backends.resolve(backend)
     chosen.firing_rows(mask, order, rows, found, threads=_threads(op, threads))
+
+
+def first_segments(
+    mask: Words,
+    order: Order,
+    segments: Ints,
+    count: Ints,
+    found_segments: Ints32,
+    found: Ints,
+    *,
+    backend: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Note the first segments in which each neuron fires exactly so often.
+
+    ``found_segments[f, found[f]:limit]`` = the first g, ascending, with
+    ``#{i in [segments[g], segments[g+1]) : bit f of mask[order[i]]} == count[f]``, and ``found[f]``
+    moves on by as many; it stops at the limit.
+
+    Parameters
+    ----------
+    mask : ndarray of uint32, [N, W]
+        One bit per (row, neuron).
+    order : ndarray of int32, [M], or None
+        Rows of the mask; None is ``0, 1, ..., N - 1``.
+    segments : ndarray of int64, [G + 1]
+        Bounds of the segments in ``order``, of any lengths.
+    count : ndarray of int64, [F]
+        At least 1.
+    found_segments : ndarray of int32, [F, limit]
+        What lies at ``found[f]`` and behind is overwritten as far as segments are found.
+    found : ndarray of int64, [F]
+        How many segments of each neuron are known, 0 to ``limit``; moved on.
+    backend : str, optional
+        A name from `pyneurons.backends.available`.
+    threads : int
+        How many threads share the neurons.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendUnavailable
+        Before any element of ``found_segments`` or ``found`` changes.
+
+    Notes
+    -----
+    Cost: reads the rows of segments that are long enough for a count that still looks, once at
+    most; words whose neurons all have ``limit`` segments cost nothing, and the pass ends where
+    that is true of all.
+    """
+    op = "first_segments"
+    rows = _mask_and_order(op, mask, order)
+    _segments(op, segments, rows)
+    _vector(op, "count", count, np.int64)
+    _matrix(op, "found_segments", found_segments, np.int32, writable=True)
+    _vector(op, "found", found, np.int64, writable=True)
+    _same(op, "count", count, (found_segments.shape[0],), "F of found_segments")
+    _same(op, "found", found, (found_segments.shape[0],), "F of found_segments")
+    _range(op, "count", count, 1, _INT64_MAX)
+    _neurons(op, "found_segments", found_segments.shape[0], mask)
+    _range(op, "found", found, 0, found_segments.shape[1])
+    _no_overlap(
+        op,
+        {"found_segments": found_segments, "found": found},
+        {"mask": mask, "order": order, "segments": segments, "count": count},
+    )
+    chosen = backends.resolve(backend)
+    chosen.first_segments(
+        mask, order, segments, count, found_segments, found, threads=_threads(op, threads)
+    )
 
 
 def ngram_keys(

@@ -47,6 +47,7 @@ Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Keys = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 Ints32 = npt.NDArray[np.int32]
+Counts = npt.NDArray[np.int64 | np.uint8 | np.uint16 | np.uint32]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
@@ -103,13 +104,13 @@ def _row_ids(mask: Words, order: Order) -> Ints:
     return order.astype(np.int64)
 
 
-def segment_counts(mask: Words, order: Order, segments: Ints, counts: Ints) -> None:
+def segment_counts(mask: Words, order: Order, segments: Ints, counts: Counts) -> None:
     """Add to ``counts`` how often each neuron fires in each segment; see `pyneurons.ops`."""
     rows = _row_ids(mask, order)
     neurons = counts.shape[1]
     for segment in range(len(segments) - 1):
         members = rows[segments[segment] : segments[segment + 1]]
-        counts[segment] += unpack(mask[members], neurons).sum(axis=0, dtype=np.int64)
+        counts[segment] += unpack(mask[members], neurons).sum(axis=0, dtype=counts.dtype)
 
 
 def firing_rows(mask: Words, order: Order, rows: Ints, found: Ints) -> None:
@@ -123,6 +124,20 @@ def firing_rows(mask: Words, order: Order, rows: Ints, found: Ints) -> None:
                 break
             rows[neuron, found[neuron]] = row
             found[neuron] += 1
+
+
+def first_segments(
+    mask: Words, order: Order, segments: Ints, count: Ints, found_segments: Ints32, found: Ints
+) -> None:
+    """Note the first segments with exactly so many fires; see `pyneurons.ops`."""
+    neurons, limit = found_segments.shape
+    visited = _row_ids(mask, order)
+    for segment, (start, stop) in enumerate(itertools.pairwise(segments.tolist())):
+        fires = unpack(mask[visited[start:stop]], neurons).sum(axis=0)
+        for neuron in range(neurons):
+            if fires[neuron] == count[neuron] and found[neuron] < limit:
+                found_segments[neuron, found[neuron]] = segment
+                found[neuron] += 1
 
 
 def mix(key: int, token: int) -> int:

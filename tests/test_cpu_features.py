@@ -22,6 +22,7 @@ INCLUDE = REPOSITORY / "csrc" / "include"
 OPS = (
     "segment_counts",
     "firing_rows",
+    "first_segments",
     "ngram_keys",
     "ngram_coverage",
     "ngram_triggers",
@@ -48,6 +49,9 @@ def run_every_op(backend):
     ops.segment_counts(mask, None, everything, counts, backend=backend)
     rows, found = np.zeros((40, 1), dtype=np.int64), np.zeros(40, dtype=np.int64)
     ops.firing_rows(mask, None, rows, found, backend=backend)
+    ones = np.ones(40, dtype=np.int64)
+    segments, found = np.zeros((40, 1), dtype=np.int32), np.zeros(40, dtype=np.int64)
+    ops.first_segments(mask, None, everything, ones, segments, found, backend=backend)
     keys = np.zeros(8, dtype=np.uint64)
     ops.ngram_keys(np.arange(3, 11, dtype=np.uint16), everything, 2, 8, 2, keys, backend=backend)
     histogram, large = np.zeros((10, 40), dtype=np.int64), np.zeros((0, 40), dtype=np.int64)

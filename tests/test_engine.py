@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +22,7 @@ from pyneurons.engine.index_file import IndexFiles
 from pyneurons.engine.mask import FileMask, MemoryMask, StripShape
 from pyneurons.engine.plan import SLACK_BYTES, Sizes, make_plan, micro_batches, parse_memory
 from pyneurons.engine.residual import FileResidual, MemoryResidual
-from pyneurons.engine.run import Engine
+from pyneurons.engine.run import Engine, answers_of
 from pyneurons.errors import InputError, NonFiniteError, ResourceError
 
 if TYPE_CHECKING:
@@ -247,7 +251,12 @@ def test_a_smaller_budget_moves_more_to_files() -> None:
 def test_indices_go_to_files_before_anything_else_does() -> None:
     everything = make_plan(sizes(), 6000 << 20)
     just = everything.predicted_peak_bytes
-    assert make_plan(sizes(), just).index == "memory"
+    assert (everything.index, everything.ngrams_at_once) == ("memory", 2)
+    assert make_plan(sizes(threads=1), 6000 << 20).ngrams_at_once == 1
+    one = make_plan(sizes(), just - 1)
+    assert (one.residual, one.mask, one.index) == ("memory", "memory", "memory")
+    assert (one.ngrams_at_once, one.predicted_peak_bytes) == (1, just - (50 << 20))
+    just -= 50 << 20
     less = make_plan(sizes(), just - 1)
     assert (less.residual, less.mask, less.index) == ("memory", "memory", "file")
     assert less.predicted_peak_bytes == just - (8 << 20)
@@ -370,3 +379,28 @@ def test_the_predicted_memory_is_held(tmp_path: Path) -> None:
     assert place == "file"
     assert tokens * hidden * 4 > 1.8 * budget
     assert peak <= predicted <= budget
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_answers_come_in_the_order_of_the_calls(at_once: int) -> None:
+    working, most = [0], [0]
+    lock = threading.Lock()
+
+    def square(i: int) -> int:
+        with lock:
+            working[0] += 1
+            most[0] = max(most[0], working[0])
+        time.sleep(0.002 * (i % 3))
+        with lock:
+            working[0] -= 1
+        if i == 100:
+            raise ValueError(i)
+        return i * i
+
+    with ThreadPoolExecutor(4) as pool:
+        work = [partial(square, i) for i in range(12)]
+        assert answers_of(pool, work, at_once=at_once) == [i * i for i in range(12)]
+        assert most[0] <= at_once
+        assert answers_of(pool, [], at_once=at_once) == []
+        with pytest.raises(ValueError, match="100"):
+            answers_of(pool, [*work, partial(square, 100)], at_once=at_once)

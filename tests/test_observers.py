@@ -16,7 +16,7 @@ from pyneurons.covering import covering_number, exact_share
 from pyneurons.errors import InputError
 from pyneurons.model import opt
 from pyneurons.model.checkpoint import read_config
-from pyneurons.observers import ngram, suppression, weights
+from pyneurons.observers import firing, ngram, suppression, weights
 from pyneurons.observers.firing import EXAMPLES, FiringObserver, hashed_order
 from pyneurons.observers.position import PositionObserver
 
@@ -77,12 +77,14 @@ def test_shares_are_exact() -> None:
             exact_share(wrong)
 
 
-@pytest.mark.parametrize("look_cost", [0, 1, 10**9])
-def test_what_is_listed_is_that_of_a_loop(look_cost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("look_cost", "at_hand"), [(0, 4000), (1, 4000), (10**9, 4000), (0, 1)])
+def test_what_is_listed_is_that_of_a_loop(
+    look_cost: int, at_hand: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ngram, "_LOOK_COST", look_cost)
     counts = made_up_counts(2, 150)
     complete = np.arange(150) % 3 == 0
-    wanted = ngram._wanted(*rows_of(counts), complete, 100)
+    wanted = ngram._wanted(*rows_of(counts), complete, 100, at_hand)
     for f, own in enumerate(counts):
         threshold, listed, ties = wanted.threshold[f], wanted.listed[f], wanted.ties[f]
         if not own:
@@ -97,13 +99,13 @@ def test_what_is_listed_is_that_of_a_loop(look_cost: int, monkeypatch: pytest.Mo
             )
             assert ties == 0 or ties == ngram.TOP - listed
             assert ties + listed >= min(ngram.TOP, len(own))
-    assert (wanted.ties > 0).any() == (look_cost < 10**9)
+    assert (wanted.ties > 0).any() == (look_cost < 10**9 and at_hand > 1)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-@pytest.mark.parametrize("at_a_time", [1, 7, 512])
+@pytest.mark.parametrize(("at_a_time", "most_rows"), [(1, 50), (7, 0), (512, 100), (4000, 4000)])
 def test_ties_are_found_in_the_order_of_ids(
-    n: int, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+    n: int, at_a_time: int, most_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether equal counts are all listed or looked for, the same 20 n-grams remain."""
     generator = np.random.default_rng(n)
@@ -111,11 +113,14 @@ def test_ties_are_found_in_the_order_of_ids(
     made = corpus.read(ids, None, context=40, vocab_size=100)
     fires = generator.random((made.tokens, 70)) < np.linspace(0, 0.9, 70)
     mask = reference.pack(fires)
+    # Beyond those at hand as well, of which there may be none.
+    monkeypatch.setattr(ngram, "_SURE", 0)
+    monkeypatch.setattr(ngram, "_LOOK_NGRAMS", at_a_time)
+    monkeypatch.setattr(ngram, "_LOOK_ROWS", most_rows)
     observer = ngram.NgramObserver.build(made, ngram_index.build(made, n), list_limit=3)
     found = []
     for look_cost in (10**9, 0):
         monkeypatch.setattr(ngram, "_LOOK_COST", look_cost)
-        monkeypatch.setattr(ngram, "_LOOK_NGRAMS", at_a_time)
         counted = observer.observe(mask, fires.sum(axis=0), backend=None, threads=1)
         found.append(counted.rows)
     assert found[0]["neuron"].size > 70
@@ -138,8 +143,15 @@ def test_positions_are_those_of_a_sum(context: int, threads: int) -> None:
     np.testing.assert_array_equal(found["position_fires"], fires[rows].sum(axis=0)[None])
 
 
-def test_rows_of_neurons_that_fire_seldom() -> None:
-    """Neuron f fires f times: the first fire, and all fires in the order of hashes."""
+@pytest.mark.parametrize("rows_a_fire", [1, 10, 20, 40, 100, 1000])
+def test_rows_of_neurons_that_fire_seldom(
+    rows_a_fire: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neuron f fires f times: the first fire, and the first 16 fires in the order of hashes.
+
+    From those that are at most so frequent all rows are found, from the others 16.
+    """
+    monkeypatch.setattr(firing, "_ROWS_A_FIRE", rows_a_fire)
     generator = np.random.default_rng(0)
     made = corpus.read(generator.integers(3, 90, size=400), None, context=40, vocab_size=100)
     fires = np.zeros((made.tokens, 40), dtype=np.bool_)

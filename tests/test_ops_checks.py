@@ -31,6 +31,17 @@ def firing_rows_arguments():
     }
 
 
+def first_segments_arguments():
+    return {
+        "mask": reference.pack(inputs.bits(10, 40)),
+        "order": np.arange(10, dtype=np.int32),
+        "segments": inputs.bounds([4, 6]),
+        "count": np.ones(40, dtype=np.int64),
+        "found_segments": np.full((40, 3), POISON, dtype=np.int32),
+        "found": np.zeros(40, dtype=np.int64),
+    }
+
+
 def ngram_keys_arguments():
     return {
         "ids": np.arange(3, 13, dtype=np.uint16),
@@ -82,6 +93,7 @@ def ffn_arguments():
 OPS = {
     "segment_counts": (segment_counts_arguments, ("counts",)),
     "firing_rows": (firing_rows_arguments, ("rows", "found")),
+    "first_segments": (first_segments_arguments, ("found_segments", "found")),
     "ngram_keys": (ngram_keys_arguments, ("keys",)),
     "ngram_coverage": (ngram_coverage_arguments, ("histogram", "large")),
     "ngram_triggers": (ngram_triggers_arguments, ("segment_of", "fires")),
@@ -254,6 +266,17 @@ WRONG = [
     ),
     ("firing_rows", "found", np.full(40, -1), ShapeError, "found has values from -1"),
     ("firing_rows", "mask", z((10, 1), np.uint32), ShapeError, "rows is for 40 neurons"),
+    (
+        "first_segments",
+        "count",
+        z(41, np.int64),
+        ShapeError,
+        r"count has shape \[41\], expected \[40\]",
+    ),
+    ("first_segments", "count", z(40, np.int64), ShapeError, "count has values from 0"),
+    ("first_segments", "segments", i64(0, 11), ShapeError, "segments"),
+    ("first_segments", "found", np.full(40, 4), ShapeError, "found has values from 4"),
+    ("first_segments", "found_segments", z((40, 3), np.int64), DTypeError, "dtype int64"),
     (
         "ngram_keys",
         "ids",
@@ -485,6 +508,11 @@ def overlapping():
     yield "segment_counts", {"segments": piece(3, np.int64), "counts": piece((2, 40), np.int64)}
     yield "firing_rows", {"rows": piece((40, 3), np.int64), "found": piece(40, np.int64)}
     yield "firing_rows", {"order": piece(8, np.int32), "found": piece(40, np.int64)}
+    yield (
+        "first_segments",
+        {"found_segments": piece((40, 3), np.int32), "found": piece(40, np.int64)},
+    )
+    yield "first_segments", {"segments": piece(3, np.int64), "found": piece(40, np.int64)}
     yield "ngram_keys", {"ids": piece(10, np.uint16), "keys": piece(10, np.uint64)}
     yield (
         "ngram_coverage",

@@ -5,6 +5,7 @@ import pytest
 
 import inputs
 from pyneurons import ops, reference
+from pyneurons.errors import ShapeError
 
 
 def by_loops(fires, order, segments):
@@ -146,3 +147,32 @@ def test_no_segments_and_no_rows(backend):
     ops.segment_counts(
         empty, None, inputs.bounds([]), np.zeros((0, 40), dtype=np.int64), backend=backend
     )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_narrow_counters(backend, dtype, threads):
+    """Also where threads share a segment, and up to the last number that they hold."""
+    fires = inputs.bits(300, 130, seed=5)
+    fires[:, 3] = True
+    order = inputs.order(300, 700)
+    segments = inputs.bounds([0, 1, 2, 16, 255, 64, 65, 200, 0, 97])
+    mask = inputs.wide_mask(fires)
+    expected = np.zeros((len(segments) - 1, 130), dtype=np.int64)
+    ops.segment_counts(mask, order, segments, expected, backend="reference")
+    got = inputs.Guarded((len(segments) - 1, 130), dtype, 0)
+    ops.segment_counts(mask, order, segments, got.view, backend=backend, threads=threads)
+    assert got.intact()
+    np.testing.assert_array_equal(got.view, expected)
+    assert got.view[4, 3] == 255
+    other = np.full((len(segments) - 1, 130), np.iinfo(dtype).max - 255, dtype=dtype)
+    ops.segment_counts(mask, order, segments, other, backend=backend, threads=threads)
+    np.testing.assert_array_equal(other - got.view, np.iinfo(dtype).max - 255)
+
+
+def test_counters_too_narrow_for_a_segment(backend):
+    counts = np.zeros((2, 5), dtype=np.uint8)
+    mask = reference.pack(inputs.bits(300, 5))
+    with pytest.raises(ShapeError, match="a segment has 256 rows, counts of uint8 end at 255"):
+        ops.segment_counts(mask, None, inputs.bounds([44, 256]), counts, backend=backend)
+    assert not counts.any()

@@ -15,6 +15,7 @@
 #include "pyneurons/ffn.hpp"
 #include "pyneurons/ffn_epilogue.hpp"
 #include "pyneurons/firing_rows.hpp"
+#include "pyneurons/first_segments.hpp"
 #include "pyneurons/layer_norm.hpp"
 #include "pyneurons/linear.hpp"
 #include "pyneurons/ngram_coverage.hpp"
@@ -85,13 +86,34 @@ std::int64_t pieces(const char* op, const char* name, const py::array& bounds) {
   return bounds.shape(0) - 1;
 }
 
+Counters counters(const char* op, const char* name, const py::array& array) {
+  const auto narrow = [&](auto zero) -> std::optional<Counters> {
+    using Count = decltype(zero);
+    if (!py::isinstance<py::array_t<Count>>(array)) {
+      return std::nullopt;
+    }
+    const auto view = arrays::matrix<Count>(op, name, array);
+    return Counters(view.data, view.rows, view.cols, view.row_stride, sizeof(Count));
+  };
+  if (const auto found = narrow(std::uint8_t{})) {
+    return *found;
+  }
+  if (const auto found = narrow(std::uint16_t{})) {
+    return *found;
+  }
+  if (const auto found = narrow(std::uint32_t{})) {
+    return *found;
+  }
+  return arrays::matrix<std::int64_t>(op, name, array);
+}
+
 void py_segment_counts(const py::array& mask_, const std::optional<py::array>& order_,
                        const py::array& segments_, const py::array& counts_,
                        const std::string& isa_, int threads) {
   constexpr const char* op = "segment_counts";
   const auto mask = arrays::matrix<const std::uint32_t>(op, "mask", mask_);
   const auto order = arrays::order(op, order_, mask.rows);
-  const auto counts = arrays::matrix<std::int64_t>(op, "counts", counts_);
+  const Counters counts = counters(op, "counts", counts_);
   const auto* segments =
       arrays::vector<const std::int64_t>(op, "segments", segments_, counts.rows + 1);
   check_segments(op, segments, counts.rows, order.length);
@@ -120,6 +142,36 @@ void py_firing_rows(const py::array& mask_, const std::optional<py::array>& orde
   threads_of(threads);
   const py::gil_scoped_release release;
   firing_rows(mask, order.data, order.length, rows, found, isa, threads);
+}
+
+void py_first_segments(const py::array& mask_, const std::optional<py::array>& order_,
+                       const py::array& segments_, const py::array& count_,
+                       const py::array& found_segments_, const py::array& found_,
+                       const std::string& isa_, int threads) {
+  constexpr const char* op = "first_segments";
+  const auto mask = arrays::matrix<const std::uint32_t>(op, "mask", mask_);
+  const auto order = arrays::order(op, order_, mask.rows);
+  const std::int64_t n_segments = pieces(op, "segments", segments_);
+  const auto* segments =
+      arrays::vector<const std::int64_t>(op, "segments", segments_, n_segments + 1);
+  const auto found_segments = arrays::matrix<std::int32_t>(op, "found_segments", found_segments_);
+  const auto* count = arrays::vector<const std::int64_t>(op, "count", count_, found_segments.rows);
+  auto* found = arrays::vector<std::int64_t>(op, "found", found_, found_segments.rows);
+  check_segments(op, segments, n_segments, order.length);
+  check_neurons(op, mask, found_segments.rows);
+  if (n_segments > INT32_MAX) {
+    arrays::refuse(arrays::where(op, "segments"), "are more than int32 can name");
+  }
+  for (std::int64_t f = 0; f < found_segments.rows; ++f) {
+    if (found[f] < 0 || found[f] > found_segments.cols || count[f] < 1) {
+      arrays::refuse(arrays::where(op, "found, count"), "is out of range at " + std::to_string(f));
+    }
+  }
+  const Isa isa = isa_of(isa_);
+  threads_of(threads);
+  const py::gil_scoped_release release;
+  first_segments(mask, order.data, order.length, segments, n_segments, count, found_segments, found,
+                 isa, threads);
 }
 
 template <typename Id>
@@ -566,6 +618,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("counts").noconvert(), py::arg("isa"), py::arg("threads"));
   m.def("firing_rows", &py_firing_rows, py::arg("mask").noconvert(),
         py::arg("order").noconvert().none(true), py::arg("rows").noconvert(),
+        py::arg("found").noconvert(), py::arg("isa"), py::arg("threads"));
+  m.def("first_segments", &py_first_segments, py::arg("mask").noconvert(),
+        py::arg("order").noconvert().none(true), py::arg("segments").noconvert(),
+        py::arg("count").noconvert(), py::arg("found_segments").noconvert(),
         py::arg("found").noconvert(), py::arg("isa"), py::arg("threads"));
   m.def("ngram_keys", &py_ngram_keys, py::arg("ids").noconvert(), py::arg("starts").noconvert(),
         py::arg("n"), py::arg("bits"), py::arg("boundary_id"), py::arg("keys").noconvert(),

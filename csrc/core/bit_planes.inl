@@ -331,11 +331,11 @@ inline void add_counts(const Vec* planes, int used, std::int64_t neurons, Count*
     Count* place = counts + 32 * w;
     if (neurons - 32 * w >= 32) {
       for (int b = 0; b < 32; ++b) {
-        place[b] += static_cast<Count>(sum[b]);
+        place[b] = static_cast<Count>(place[b] + sum[b]);
       }
     } else {
       for (std::int64_t b = 0; b < neurons - 32 * w; ++b) {
-        place[b] += static_cast<Count>(sum[b]);
+        place[b] = static_cast<Count>(place[b] + sum[b]);
       }
     }
   }

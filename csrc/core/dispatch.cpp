@@ -11,12 +11,12 @@ namespace pyneurons {
 namespace {
 
 /// Those that count and test bits come from `bits`, those that round to bfloat16 from `isa`.
-#define PYNEURONS_TABLE(isa, bits)                                                              \
-  Kernels {                                                                                     \
-    &bits::segment_counts, &bits::firing_rows, &bits::ngram_keys_u16, &bits::ngram_keys_u32,    \
-        &bits::ngram_coverage, &bits::ngram_triggers, &bits::ffn_epilogue, &isa::layer_norm,    \
-        &isa::ffn_space, &isa::ffn, &isa::attention_space, &isa::attention, &isa::linear_space, \
-        &isa::linear, &isa::linear_split                                                        \
+#define PYNEURONS_TABLE(isa, bits)                                                                \
+  Kernels {                                                                                       \
+    &bits::segment_counts, &bits::firing_rows, &bits::first_segments, &bits::ngram_keys_u16,      \
+        &bits::ngram_keys_u32, &bits::ngram_coverage, &bits::ngram_triggers, &bits::ffn_epilogue, \
+        &isa::layer_norm, &isa::ffn_space, &isa::ffn, &isa::attention_space, &isa::attention,     \
+        &isa::linear_space, &isa::linear, &isa::linear_split                                      \
   }
 
 constexpr Kernels scalar_kernels = PYNEURONS_TABLE(scalar, scalar);
@@ -40,9 +40,9 @@ constexpr std::array<const Kernels*, isa_count> table = {
 };
 
 constexpr std::array<const char*, op_count> op_names = {
-    "segment_counts", "firing_rows",  "ngram_keys",   "ngram_coverage",
-    "ngram_triggers", "ffn_epilogue", "layer_norm",   "ffn",
-    "attention",      "linear",       "linear_split",
+    "segment_counts", "firing_rows",  "first_segments", "ngram_keys", "ngram_coverage",
+    "ngram_triggers", "ffn_epilogue", "layer_norm",     "ffn",        "attention",
+    "linear",         "linear_split",
 };
 
 std::atomic<std::int64_t> calls[op_count][isa_count];

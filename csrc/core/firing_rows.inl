@@ -19,6 +19,16 @@ struct Wanting {
   }
 };
 
+/// Rows that are looked at together: as long as nobody waits for a fire of theirs, that is all.
+constexpr std::int64_t group_rows = 8;
+
+/// Words `v` of one row.
+inline Vec words_of(const std::uint32_t* row, std::int64_t v, std::int64_t width) {
+  const std::int64_t count = least(vec_words, width - v * vec_words);
+  return count == vec_words ? load(row + v * vec_words)
+                            : load_first(row + v * vec_words, static_cast<int>(count));
+}
+
 /// Notes a row for the neurons of `hits`; whether one of them has reached the limit.
 inline bool note(const FiringRowsJob& job, WordRange words, std::int64_t row, std::int64_t v,
                  Vec hits, Wanting& wanting) {
@@ -56,20 +66,26 @@ Isa firing_rows(const FiringRowsJob& job, WordRange words) {
   }
   wanting.list_vectors(width);
   Prefetcher prefetcher(job.rows, words, 0);
-  for (std::int64_t i = 0; i < job.rows.length && wanting.n_vectors > 0; ++i) {
+  for (std::int64_t i = 0; i < job.rows.length && wanting.n_vectors > 0; i += group_rows) {
+    const std::int64_t n_rows = least(group_rows, job.rows.length - i);
     prefetcher.reach(i);
-    const std::uint32_t* row = prefetcher.row(i);
+    const std::uint32_t* const* rows = prefetcher.list(i);
     bool full = false;
     for (std::int64_t k = 0; k < wanting.n_vectors; ++k) {
       const std::int64_t v = wanting.vector[k];
-      const std::int64_t count = least(vec_words, width - v * vec_words);
-      const Vec wants = load(wanting.words + v * vec_words);
-      const Vec fires = count == vec_words
-                            ? load(row + v * vec_words)
-                            : load_first(row + v * vec_words, static_cast<int>(count));
-      const Vec hits = bit_and(fires, wants);
-      if (any(hits)) {
-        full |= note(job, words, row_id(job.rows, i), v, hits, wanting);
+      Vec fires = zero();
+      for (std::int64_t r = 0; r < n_rows; ++r) {
+        fires = bit_or(fires, words_of(rows[r], v, width));
+      }
+      if (!any(bit_and(fires, load(wanting.words + v * vec_words)))) {
+        continue;
+      }
+      for (std::int64_t r = 0; r < n_rows; ++r) {
+        const Vec wants = load(wanting.words + v * vec_words);
+        const Vec hits = bit_and(words_of(rows[r], v, width), wants);
+        if (any(hits)) {
+          full |= note(job, words, row_id(job.rows, i + r), v, hits, wanting);
+        }
       }
     }
     if (full) {

@@ -7,6 +7,7 @@
 #include "pyneurons/linear.hpp"
 #include "pyneurons/matrix_view.hpp"
 #include "pyneurons/panels.hpp"
+#include "pyneurons/segment_counts.hpp"
 #include "pyneurons/strip_mask.hpp"
 
 /// What the files of one instruction set and the rest of the core say to each other.
@@ -30,13 +31,23 @@ struct RowSource {
 struct SegmentCountsJob {
   RowSource rows;
   const std::int64_t* segments;
-  MatrixView<std::int64_t> counts;
+  Counters counts;
   static constexpr std::int64_t max_words = 128;
 };
 
 struct FiringRowsJob {
   RowSource rows;
   MatrixView<std::int64_t> found_rows;
+  std::int64_t* found;
+  static constexpr std::int64_t max_words = 32;
+};
+
+struct FirstSegmentsJob {
+  RowSource rows;
+  const std::int64_t* segments;
+  std::int64_t n_segments;
+  const std::int64_t* count;
+  MatrixView<std::int32_t> found_segments;
   std::int64_t* found;
   static constexpr std::int64_t max_words = 32;
 };
@@ -177,6 +188,7 @@ struct LayerNormJob {
   namespace isa {                                                                    \
   Isa segment_counts(const SegmentCountsJob& job, WordRange words);                  \
   Isa firing_rows(const FiringRowsJob& job, WordRange words);                        \
+  Isa first_segments(const FirstSegmentsJob& job, WordRange words);                  \
   Isa ngram_keys_u16(const NgramKeysJob<std::uint16_t>& job, std::int64_t begin,     \
                      std::int64_t end);                                              \
   Isa ngram_keys_u32(const NgramKeysJob<std::uint32_t>& job, std::int64_t begin,     \
@@ -199,6 +211,7 @@ PYNEURONS_DECLARE_PRODUCTS(amx)
 struct Kernels {
   decltype(&scalar::segment_counts) segment_counts;
   decltype(&scalar::firing_rows) firing_rows;
+  decltype(&scalar::first_segments) first_segments;
   decltype(&scalar::ngram_keys_u16) ngram_keys_u16;
   decltype(&scalar::ngram_keys_u32) ngram_keys_u32;
   decltype(&scalar::ngram_coverage) ngram_coverage;

@@ -60,7 +60,8 @@ void ngram_coverage(MatrixView<const std::uint32_t> mask, const std::int32_t* or
   std::vector<std::int64_t> rest(fires, fires + neurons);
 
   segment_counts(mask, order, order_length, segments + first_large,
-                 {added_large.data(), large.rows, neurons, neurons}, isa, threads);
+                 MatrixView<std::int64_t>{added_large.data(), large.rows, neurons, neurons}, isa,
+                 threads);
   // Each run takes the segments that begin in it.
   const auto bound = [&](std::int64_t run) {
     return std::lower_bound(segments + first, segments + first_large,

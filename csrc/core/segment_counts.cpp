@@ -44,11 +44,36 @@ Run run_of(const std::int64_t* segments, std::int64_t n_segments, std::int64_t b
   return run;
 }
 
+template <typename Count>
+void add_part(const Part& part, const Counters& counts) {
+  Count* row = static_cast<Count*>(counts.data) + part.segment * counts.row_stride;
+  for (const std::int64_t count : part.counts) {
+    *row = static_cast<Count>(*row + static_cast<Count>(count));
+    ++row;
+  }
+}
+
+void add(const Part& part, const Counters& counts) {
+  switch (counts.bytes) {
+    case 1:
+      add_part<std::uint8_t>(part, counts);
+      break;
+    case 2:
+      add_part<std::uint16_t>(part, counts);
+      break;
+    case 4:
+      add_part<std::uint32_t>(part, counts);
+      break;
+    default:
+      add_part<std::int64_t>(part, counts);
+  }
+}
+
 }  // namespace
 
 void segment_counts(MatrixView<const std::uint32_t> mask, const std::int32_t* order,
-                    std::int64_t order_length, const std::int64_t* segments,
-                    MatrixView<std::int64_t> counts, Isa isa, int threads) {
+                    std::int64_t order_length, const std::int64_t* segments, const Counters& counts,
+                    Isa isa, int threads) {
   const Kernels& table = kernels(isa);
   const RowSource rows{mask, order, order_length};
   const std::int64_t neurons = counts.cols;
@@ -60,22 +85,22 @@ void segment_counts(MatrixView<const std::uint32_t> mask, const std::int32_t* or
                           segments[0] + division.bound(i + 1), neurons));
   }
   parallel_runs(division, threads, [&](const Piece& piece) {
-    const auto count = [&](const std::int64_t* bounds, MatrixView<std::int64_t> into) {
+    const auto count = [&](const std::int64_t* bounds, const Counters& into) {
       record(Op::segment_counts, table.segment_counts({rows, bounds, into}, piece.words));
     };
     Run& run = runs[static_cast<std::size_t>(piece.run)];
-    count(segments + run.first, {counts.data + run.first * counts.row_stride, run.last - run.first,
-                                 neurons, counts.row_stride});
+    Counters whole = counts;
+    whole.data =
+        static_cast<unsigned char*>(counts.data) + run.first * counts.row_stride * counts.bytes;
+    whole.rows = run.last - run.first;
+    count(segments + run.first, whole);
     for (Part& part : run.parts) {
-      count(part.bounds, {part.counts.data(), 1, neurons, neurons});
+      count(part.bounds, MatrixView<std::int64_t>{part.counts.data(), 1, neurons, neurons});
     }
   });
   for (const Run& run : runs) {
     for (const Part& part : run.parts) {
-      std::int64_t* row = counts.data + part.segment * counts.row_stride;
-      for (std::int64_t f = 0; f < neurons; ++f) {
-        row[f] += part.counts[static_cast<std::size_t>(f)];
-      }
+      add(part, counts);
     }
   }
 }

@@ -31,6 +31,7 @@ class Backend:
     isa: str | None
     segment_counts: Op
     firing_rows: Op
+    first_segments: Op
     ngram_keys: Op
     ngram_coverage: Op
     ngram_triggers: Op

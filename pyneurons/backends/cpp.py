@@ -16,6 +16,7 @@ from pyneurons.backends import Backend
 from pyneurons.errors import BackendUnavailable, IntegrityError, NonFiniteError
 from pyneurons.panels import Panels, SplitPanels
 from pyneurons.reference import (
+    Counts,
     Ids,
     Ints,
     Ints32,
@@ -56,6 +57,7 @@ def load(name: str) -> Backend:
         isa=isa,
         segment_counts=ops.segment_counts,
         firing_rows=ops.firing_rows,
+        first_segments=ops.first_segments,
         ngram_keys=ops.ngram_keys,
         ngram_coverage=ops.ngram_coverage,
         ngram_triggers=ops.ngram_triggers,
@@ -72,7 +74,7 @@ class _Ops:
     isa: str
 
     def segment_counts(
-        self, mask: Words, order: Order, segments: Ints, counts: Ints, *, threads: int
+        self, mask: Words, order: Order, segments: Ints, counts: Counts, *, threads: int
     ) -> None:
         _core.segment_counts(mask, order, segments, counts, self.isa, threads)
 
@@ -80,6 +82,19 @@ class _Ops:
         self, mask: Words, order: Order, rows: Ints, found: Ints, *, threads: int
     ) -> None:
         _core.firing_rows(mask, order, rows, found, self.isa, threads)
+
+    def first_segments(
+        self,
+        mask: Words,
+        order: Order,
+        segments: Ints,
+        count: Ints,
+        found_segments: Ints32,
+        found: Ints,
+        *,
+        threads: int,
+    ) -> None:
+        _core.first_segments(mask, order, segments, count, found_segments, found, self.isa, threads)
 
     def ngram_keys(
         self,

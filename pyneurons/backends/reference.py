@@ -15,6 +15,7 @@ def load(name: str) -> Backend:
         isa=None,
         segment_counts=_one_thread(reference.segment_counts),
         firing_rows=_one_thread(reference.firing_rows),
+        first_segments=_one_thread(reference.first_segments),
         ngram_keys=_one_thread(reference.ngram_keys),
         ngram_coverage=_one_thread(reference.ngram_coverage),
         ngram_triggers=_one_thread(reference.ngram_triggers),

@@ -52,6 +52,8 @@ class Mask(Protocol):
     """Where a layer's bits are kept until its observers are done."""
 
     shape: StripShape
+    lasting: bool
+    """Whether a strip stays valid when another one is asked for."""
 
     def buffer(self, start: int, stop: int) -> np.ndarray:
         """Return [strips, stop - start, strip_words] to be filled for rows [start, stop)."""
@@ -62,7 +64,7 @@ class Mask(Protocol):
         ...
 
     def strip(self, strip: int) -> np.ndarray:
-        """Return one strip, [N, strip_words]; valid until the next call."""
+        """Return one strip, [N, strip_words]; valid until the next call unless `lasting`."""
         ...
 
     def close(self) -> None:
@@ -72,6 +74,8 @@ class Mask(Protocol):
 
 class MemoryMask:
     """The bits in memory; buffers are views, so that committing them costs nothing."""
+
+    lasting = True
 
     def __init__(self, rows: int, shape: StripShape) -> None:
         self.shape = shape
@@ -96,6 +100,8 @@ class MemoryMask:
 
 class FileMask:
     """The bits in a file; one strip is in memory while it is counted."""
+
+    lasting = False
 
     def __init__(self, rows: int, shape: StripShape, directory: Path) -> None:
         self.shape = shape

@@ -98,6 +98,7 @@ class Plan:
     index: str
     strip_words: int
     threads: int
+    ngrams_at_once: int  # strips, or orders n, counted at the same time
     predicted_peak_bytes: int
     parts: dict[str, int] = field(default_factory=dict)
 
@@ -106,23 +107,34 @@ class Plan:
         return asdict(self)
 
 
-def _candidates(residual: str | None, index: str | None) -> Iterator[tuple[str, str, int, str]]:
+@dataclass(frozen=True)
+class _Places:
+    residual: str
+    mask: str
+    words: int
+    index: str
+    at_once: int = 1
+
+
+def _candidates(residual: str | None, index: str | None, threads: int) -> Iterator[_Places]:
     places = ("memory", "file") if residual is None else (residual,)
     # Reading an index again for every strip costs less than any other move to a file.
     indices = ("memory", "file") if index is None else (index,)
     for place in places:
         for kept in indices:
-            yield place, "memory", STRIP_WORDS, kept
+            # Of indices in files, and of masks, one is there at a time.
+            if kept == "memory" and threads > 1:
+                yield _Places(place, "memory", STRIP_WORDS, kept, 2)
+            yield _Places(place, "memory", STRIP_WORDS, kept)
     words = STRIP_WORDS
     while words >= 1:
         for kept in indices:
-            yield places[-1], "file", words, kept
+            yield _Places(places[-1], "file", words, kept)
         words //= 2
 
 
-def _peak(
-    sizes: Sizes, residual: str, mask: str, words: int, index: str
-) -> tuple[int, dict[str, int]]:
+def _peak(sizes: Sizes, places: _Places) -> tuple[int, dict[str, int]]:
+    residual, mask, words, index = places.residual, places.mask, places.words, places.index
     shape = StripShape.of(sizes.neurons, words)
     one_strip = 4 * sizes.rows * shape.strip_words
     width = 32 * shape.strip_words
@@ -147,7 +159,7 @@ def _peak(
     count = {
         "weights": 2 * sizes.layer,
         "strip": one_strip if mask == "file" else 0,
-        "counters": sizes.counters + -(-sizes.strip_counters * width // 1024),
+        "counters": sizes.counters + -(-sizes.strip_counters * width // 1024) * places.at_once,
         "projection": sizes.projection,
     }
     building = sizes.resident + SLACK_BYTES + sizes.index_peak
@@ -161,7 +173,8 @@ def make_plan(
 ) -> Plan:
     """Choose the places that fit the budget, the fastest first.
 
-    Order: everything in memory; the residual in a file; the bits in a file as well, with strips of
+    Order: everything in memory, with the n-grams of two strips counted at the same time, or of one:
+    while one is with NumPy, on its own thread, the threads of the other's ops count; the residual in a file; the bits in a file as well, with strips of
     1,024 neurons and then narrower ones. At each step the n-gram indices in memory, or one of them.
 
     Raises
@@ -171,10 +184,20 @@ def make_plan(
         how much and for what.
     """
     peak, parts = 0, dict[str, int]()
-    for place, mask, words, kept in _candidates(residual, index):
-        peak, parts = _peak(sizes, place, mask, words, kept)
+    for places in _candidates(residual, index, sizes.threads):
+        peak, parts = _peak(sizes, places)
         if peak <= memory_bytes:
-            return Plan(memory_bytes, place, mask, kept, words, sizes.threads, peak, parts)
+            return Plan(
+                memory_bytes=memory_bytes,
+                residual=places.residual,
+                mask=places.mask,
+                index=places.index,
+                strip_words=places.words,
+                threads=sizes.threads,
+                ngrams_at_once=places.at_once,
+                predicted_peak_bytes=peak,
+                parts=parts,
+            )
     needs = ", ".join(f"{name} {size / 1e6:,.0f}" for name, size in parts.items() if size)
     message = (
         f"memory: {memory_bytes / 1e6:,.0f} MB are given, at least {peak / 1e6:,.0f} MB are needed"

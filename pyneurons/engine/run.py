@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,14 +19,20 @@ from pyneurons.corpus import ngram_index
 from pyneurons.engine.flips import FlipSample, sample_of
 from pyneurons.engine.index_file import IndexFiles
 from pyneurons.engine.mask import FileMask, Mask, MemoryMask, StripShape
-from pyneurons.engine.plan import SLACK_BYTES, Plan, Sizes, make_plan, micro_batches
+from pyneurons.engine.plan import (
+    SLACK_BYTES,
+    Plan,
+    Sizes,
+    make_plan,
+    micro_batches,
+)
 from pyneurons.engine.record import Recorder, check
 from pyneurons.engine.residual import FileResidual, MemoryResidual, Residual
 from pyneurons.engine.weights import WeightStream
 from pyneurons.errors import ResourceError
 from pyneurons.model import opt
 from pyneurons.observers import vocabulary
-from pyneurons.observers.firing import FiringObserver
+from pyneurons.observers.firing import ROWS_BYTES, FiringObserver
 from pyneurons.observers.ngram import NgramCounts, NgramObserver
 from pyneurons.observers.position import PositionObserver
 from pyneurons.observers.suppression import Baselines
@@ -33,13 +40,17 @@ from pyneurons.observers.unembedding import Unembedding
 from pyneurons.observers.weights import bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from pyneurons._progress import Progress
     from pyneurons.corpus import Corpus
     from pyneurons.model.checkpoint import Checkpoint
     from pyneurons.result import RunWriter
+
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,29 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def answers_of(
+    pool: Executor, work: Sequence[Callable[[], Answer]], *, at_once: int
+) -> list[Answer]:
+    """Return what the calls return, of which up to ``at_once`` are made at the same time."""
+    answers: dict[int, Answer] = {}
+    left = iter(range(len(work)))
+    lock = threading.Lock()
+
+    def go_on() -> None:
+        while True:
+            with lock:
+                i = next(left, None)
+            if i is None:
+                return
+            answers[i] = work[i]()
+
+    runners = [pool.submit(go_on) for _ in range(min(at_once, len(work)))]
+    wait(runners)  # all of them: what they read may be gone after an exception
+    for runner in runners:
+        runner.result()
+    return [answers[i] for i in range(len(work))]
 
 
 class Engine:
@@ -262,13 +296,14 @@ class Engine:
     def _plan(self, resident: int, index_peak: int, index: str | None) -> Plan:
         config, corpus, settings = self.config, self.corpus, self.settings
         rows, orders = corpus.tokens, self.firing.sample_order.nbytes + self.position.order.nbytes
+        orders += sum(observer.first.nbytes for observer in self.ngrams)
         head = self.unembedding.rows
         embeddings = self.embeddings.nbytes
         embeddings += 0 if head is self.embeddings.head else head.nbytes
         counter = 4 * corpus.context * len(corpus.domains) * config.ffn_dim
-        per_neuron = 16 * corpus.context * len(corpus.domains)
-        # Histogram and dense rows, and their cells above 0 in sorted int64 columns, with copies.
-        per_neuron += max((96 * (o.bins + o.n_large) for o in self.ngrams), default=0)
+        # Histogram and dense rows, and their cells above 0 in sorted int64 columns, with copies;
+        # before them the rows of neurons that fire seldom.
+        per_neuron = max([96 * (o.bins + o.n_large) for o in self.ngrams] + [ROWS_BYTES])
         sizes = Sizes(
             rows=rows,
             hidden=config.hidden_size,
@@ -434,26 +469,54 @@ class Engine:
 
     def _observe(self, mask: Mask) -> tuple[dict[str, np.ndarray], dict[int, NgramCounts]]:
         backend, threads = self.settings.backend, self.settings.threads
+        shape = mask.shape
         parts: list[dict[str, np.ndarray]] = []
         ngrams: dict[int, list[tuple[int, NgramCounts]]] = {o.index.n: [] for o in self.ngrams}
-        for strip in range(mask.shape.strips):
-            start, stop = mask.shape.range(strip)
-            words = mask.strip(strip)
+        position_fires = self.position.counters(shape.neurons)
+        # Of a mask in a file one strip is there at a time.
+        together = shape.strips if mask.lasting else 1
+        for first in range(0, shape.strips, together):
+            strips = range(first, min(first + together, shape.strips))
+            words = {strip: mask.strip(strip) for strip in strips}
             with self.clock.time("counting"):
-                counted = self.firing.observe(words, stop - start, backend=backend, threads=threads)
-                counted |= self.position.observe(
-                    words, stop - start, backend=backend, threads=threads
-                )
-            parts.append(counted)
-            with self.clock.time("n-grams"):
-                for observer in self.ngrams:
-                    found = observer.observe(
-                        words, counted["fires"], backend=backend, threads=threads
+                for strip in strips:
+                    start, stop = shape.range(strip)
+                    parts.append(
+                        self.firing.observe(
+                            words[strip], stop - start, backend=backend, threads=threads
+                        )
                     )
-                    ngrams[observer.index.n].append((start, found))
+                    self.position.observe(
+                        words[strip],
+                        stop - start,
+                        backend=backend,
+                        threads=threads,
+                        into=position_fires[:, start:stop],
+                    )
+
+            tasks = [(strip, observer) for strip in strips for observer in self.ngrams]
+            work = [
+                partial(
+                    observer.observe,
+                    words[strip],
+                    parts[strip]["fires"],
+                    backend=backend,
+                    threads=threads,
+                )
+                for strip, observer in tasks
+            ]
+            with self.clock.time("n-grams"):
+                found = answers_of(
+                    self.pool, work, at_once=self.plan.ngrams_at_once if mask.lasting else 1
+                )
+                for (strip, observer), counts in zip(tasks, found, strict=True):
+                    ngrams[observer.index.n].append((shape.range(strip)[0], counts))
         joined = {
             name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]
         }
+        joined["position_fires"] = position_fires.reshape(
+            self.position.domains, self.position.context, shape.neurons
+        )
         return joined, {n: _join(found) for n, found in ngrams.items()}
 
     def _compare(

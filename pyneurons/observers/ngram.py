@@ -11,6 +11,7 @@ from pyneurons import ops
 from pyneurons.covering import DEFAULT_SHARE, covering_number
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from fractions import Fraction
 
     from pyneurons.corpus import Corpus
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 TOP = 20
 _NONE = np.iinfo(np.int64).max
 # What it costs to look at one n-gram for all neurons of a strip, in n-grams that are listed.
-_LOOK_COST = 64
-_LOOK_NGRAMS = 512  # at a time
+_LOOK_COST = 2
+_LOOK_NGRAMS = 1 << 16  # at a time
+_LOOK_ROWS = 1 << 17  # of the first ones, which are kept at hand, at most
+_SURE = 2  # as many n-grams at hand as are expected to hold those that are looked for
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,13 @@ def _wanted(
     number: np.ndarray,
     complete: np.ndarray,
     ngrams: int,
+    at_hand: int,
 ) -> _Wanted:
     """Return what is listed: of complete neurons all, of others 20, ties in the order of ids.
 
     Equal counts are many where counts are small. They are all listed, and cut to 20 afterwards,
-    only where that is cheaper than to look through the ``ngrams`` in the order of their ids.
+    only where that is cheaper than to look through the ``ngrams`` in the order of their ids, and
+    where those that are ``at_hand`` will do.
     """
     neurons = offsets.size - 1
     summed = np.concatenate([[0], np.cumsum(number)])
@@ -139,6 +144,7 @@ def _wanted(
     listed[complete] = total[complete]
     equal[complete | (listed <= TOP)] = 0
 
+    equal[at_hand * equal < _SURE * TOP * ngrams] = 0
     sizes = np.sort(equal[equal > 0])
     ties = np.zeros(neurons, dtype=np.int64)
     if sizes.size:
@@ -165,10 +171,44 @@ def _order(neuron: np.ndarray, fires: np.ndarray, rank: np.ndarray) -> np.ndarra
 
 
 @dataclass(frozen=True)
+class _ById:
+    """N-grams whose ids follow each other, with their rows."""
+
+    segments: np.ndarray  # in the order of ids
+    order: np.ndarray  # their rows
+    bounds: np.ndarray  # of each in these
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays."""
+        return self.segments.nbytes + self.order.nbytes + self.bounds.nbytes
+
+    @classmethod
+    def of(cls, index: NgramIndex, first: int, last: int, most_rows: int | None = None) -> _ById:
+        """Gather the n-grams of the ids [first, last), or the first of them with so many rows."""
+        segments = np.flatnonzero((index.rank >= first) & (index.rank < last))
+        segments = segments[np.argsort(index.rank[segments])]
+        bounds = np.concatenate([[0], np.cumsum(index.lengths(segments))])
+        if most_rows is not None:
+            kept = int(np.searchsorted(bounds, most_rows, side="right")) - 1
+            segments, bounds = segments[:kept], bounds[: kept + 1]
+        place = np.repeat(index.segments[segments] - bounds[:-1], np.diff(bounds))
+        return cls(segments, index.order[place + np.arange(place.size)], bounds)
+
+
+def _by_id(index: NgramIndex, first: _ById) -> Iterator[_ById]:
+    """Yield all n-grams in the order of their ids, those that are at hand first."""
+    yield first
+    for start in range(first.segments.size, index.rank.size, _LOOK_NGRAMS):
+        yield _ById.of(index, start, start + _LOOK_NGRAMS)
+
+
+@dataclass(frozen=True)
 class NgramObserver:
     """Exact n-gram statistics of one n, for one corpus."""
 
     index: KeptIndex
+    first: _ById
     ids: np.ndarray
     bins: int
     n_large: int
@@ -190,7 +230,8 @@ class NgramObserver:
         occurrences, number = index.spectrum
         bins = choose_bins(occurrences, number)
         n_large = int(number[occurrences > bins].sum())
-        return cls(index, corpus.ids, bins, n_large, list_limit, share, precision)
+        first = _ById.of(index.load(), 0, _LOOK_NGRAMS, _LOOK_ROWS)
+        return cls(index, first, corpus.ids, bins, n_large, list_limit, share, precision)
 
     def observe(
         self, mask: np.ndarray, fires: np.ndarray, *, backend: str | None, threads: int
@@ -236,7 +277,9 @@ class NgramObserver:
         del histogram
         coverage = covering_number(offsets, count, number, ngram_fires, self.share)
         complete = (coverage >= 1) & (coverage <= self.list_limit)
-        wanted = _wanted(offsets, count, number, complete, index.rank.size)
+        wanted = _wanted(
+            offsets, count, number, complete, index.rank.size, self.first.segments.size
+        )
         threshold = wanted.threshold
         # The counts of the most frequent n-grams are known: they need no second pass.
         large_listed = large >= threshold
@@ -256,7 +299,7 @@ class NgramObserver:
             threads=threads,
         )
         large_row, large_neuron = np.nonzero(large_listed)
-        tied_neuron, tied = self._first_ties(index, mask, wanted, large, backend, threads)
+        tied_neuron, tied = self._first_ties(index, mask, wanted, backend, threads)
         rows = self._rows(
             index,
             np.concatenate(
@@ -275,7 +318,6 @@ class NgramObserver:
         index: NgramIndex,
         mask: np.ndarray,
         wanted: _Wanted,
-        large: np.ndarray,
         backend: str | None,
         threads: int,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -283,40 +325,32 @@ class NgramObserver:
 
         Goes through the n-grams in the order of their ids, and ends as soon as all are found.
         """
-        few = index.rank.size - self.n_large
-        left, count = wanted.ties.copy(), wanted.threshold - 1
-        found: list[tuple[np.ndarray, np.ndarray]] = []
-        counts = np.empty((_LOOK_NGRAMS, left.size), dtype=np.int64)
-        ids = iter(range(0, index.rank.size, _LOOK_NGRAMS))
-        while left.any():
-            looking = np.flatnonzero(left)
-            first = next(ids)
-            some = np.flatnonzero((index.rank >= first) & (index.rank < first + _LOOK_NGRAMS))
-            some = some[np.argsort(index.rank[some])]
-            some = some[index.lengths(some) >= count[looking].min()]
-            known, unknown = some[some >= few], some[some < few]
-            bounds = np.concatenate([[0], np.cumsum(index.lengths(unknown))])
-            place = np.repeat(index.segments[unknown] - bounds[:-1], np.diff(bounds))
-            own = counts[: unknown.size]
-            own[:] = 0
-            ops.segment_counts(
+        neurons = wanted.ties.size
+        # What a neuron lacks of the limit is counted as found, so that it ends with its last one.
+        limit = int(wanted.ties.max(initial=0))
+        segment_of = np.empty((neurons, limit), dtype=np.int32)
+        found = limit - wanted.ties
+        count = np.maximum(wanted.threshold - 1, 1)
+        tied = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))]
+        for some in _by_id(index, self.first):
+            if np.all(found == limit):
+                break
+            before = found.copy()
+            ops.first_segments(
                 mask,
-                index.order[place + np.arange(place.size)],
-                bounds,
-                own,
+                some.order,
+                some.bounds,
+                count,
+                segment_of,
+                found,
                 backend=backend,
                 threads=threads,
             )
-            hit = np.empty((some.size, looking.size), dtype=np.bool_)
-            hit[some < few] = own[:, looking] == count[looking]
-            hit[some >= few] = large[known - few][:, looking] == count[looking]
-            hit &= np.cumsum(hit, axis=0, dtype=np.int32) <= left[looking]
-            segment, neuron = np.nonzero(hit)
-            found.append((looking[neuron], some[segment]))
-            left[looking] -= hit.sum(axis=0)
-        none = np.zeros(0, dtype=np.int64)
-        neurons, segments = zip((none, none), *found, strict=True)
-        return np.concatenate(neurons), np.concatenate(segments)
+            place = np.arange(limit)
+            neuron, at = np.nonzero((place >= before[:, None]) & (place < found[:, None]))
+            tied.append((neuron, some.segments[segment_of[neuron, at]]))
+        neuron, segment = (np.concatenate(parts) for parts in zip(*tied, strict=True))
+        return neuron, segment
 
     def _rows(
         self,

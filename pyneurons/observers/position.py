@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,6 @@ from pyneurons import ops
 
 if TYPE_CHECKING:
     from pyneurons.corpus import Corpus
-
-_AT_A_TIME = 512
-"""Positions counted together by a thread, at most: 4 MiB of counters for 1,024 neurons."""
 
 
 @dataclass(frozen=True)
@@ -44,42 +40,25 @@ class PositionObserver:
         segments = np.concatenate([[0], np.cumsum(np.concatenate(sizes))]).astype(np.int64)
         return cls(corpus.context, len(corpus.domains), np.concatenate(orders), segments)
 
+    def counters(self, neurons: int) -> np.ndarray:
+        """Return unsigned zeros [domains * T, F], as narrow as the number of sequences allows."""
+        most = int(np.diff(self.segments).max(initial=0))
+        return np.zeros((self.domains * self.context, neurons), dtype=np.min_scalar_type(most))
+
     def observe(
-        self, mask: np.ndarray, neurons: int, *, backend: str | None, threads: int
+        self,
+        mask: np.ndarray,
+        neurons: int,
+        *,
+        backend: str | None,
+        threads: int,
+        into: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """Return ``position_fires`` unsigned [domains, T, F] of one strip.
 
-        Notes
-        -----
-        Each thread counts some positions at a time, in 8-byte counters that it uses again, and
-        narrows them itself. To get all of them new from the system and to narrow them on one
-        thread took twice as long as to count: this is .62 of the time (131,072 and 262,144 rows
-        of 1,024 neurons, Sapphire Rapids class, AMX, 2 threads; with 128 positions at a time
-        1.0, as every call has a price).
+        ``into``, zeros as of `counters`, is where they go; it may be a part of those of a layer,
+        [:, start:stop], so that strips need not be joined.
         """
-        all_segments = self.domains * self.context
-        most = int(np.diff(self.segments).max(initial=0))
-        fires = np.empty((all_segments, neurons), dtype=np.min_scalar_type(most))
-        size = min(_AT_A_TIME, -(-all_segments // threads))
-        starts = range(0, all_segments, size)
-        workers = min(threads, len(starts))
-
-        def count(worker: int) -> None:
-            counts = np.empty((size, neurons), dtype=np.int64)
-            for first in starts[worker::workers]:
-                bounds = self.segments[first : first + size + 1]
-                some = counts[: bounds.size - 1]
-                some[:] = 0
-                ops.segment_counts(
-                    mask,
-                    self.order[bounds[0] : bounds[-1]],
-                    bounds - bounds[0],
-                    some,
-                    backend=backend,
-                    threads=threads // workers,
-                )
-                fires[first : first + some.shape[0]] = some
-
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(count, range(workers)))  # raises what one of them raised
+        fires = self.counters(neurons) if into is None else into
+        ops.segment_counts(mask, self.order, self.segments, fires, backend=backend, threads=threads)
         return {"position_fires": fires.reshape(self.domains, self.context, neurons)}

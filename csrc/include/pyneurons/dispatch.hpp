@@ -12,6 +12,7 @@ namespace pyneurons {
 enum class Op : int {
   segment_counts,
   firing_rows,
+  first_segments,
   ngram_keys,
   ngram_coverage,
   ngram_triggers,
@@ -23,7 +24,7 @@ enum class Op : int {
   linear_split
 };
 
-inline constexpr int op_count = 11;
+inline constexpr int op_count = 12;
 
 /// The op's name, as in Python.
 const char* op_name(Op op);

@@ -1,0 +1,3 @@
+#include "simd_scalar.hpp"  // first: the vector type that the kernel is written in
+
+#include "first_segments.inl"
