@@ -327,12 +327,15 @@ def layer_norm(
 def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor, sums: Sums | None = None) -> None:
     """Attend causally, float32 sums in the order of ``sums``, by default AMX's; see `pyneurons.ops`.
 
-    Keys go in blocks of 128 from the start of the sequence. For each block, with c the scale times
-    log2 e, m about the maximum of c times the scores (followed where it has grown by more than 8) and
-    l the running sum, which takes the even keys of a block in one chain and the odd ones in another:
+    With c the scale times log2 e, the weight of a key is 2^(c s - m): m is c times the score of the
+    first key at first. Keys go in blocks of 128 from the start of the sequence. The weights of a block
+    have 16 sums, of which the i-th takes keys i and 16 + i of every 32. Where one of a query's is not
+    65,536 or less, the query's m grows first, and its sums so far shrink with it:
 
-        m' = m or max(c s);  p = 2^(c s - m');  l = l 2^(m - m') + (even + odd);
-        o = o 2^(m - m') + bfloat16(p) @ v;  and at the end out = bfloat16(o / l).
+        m' = max(m, max(c s));  l = l 2^(m - m');  o = o 2^(m - m');
+
+    l += those sums;  o += bfloat16(p) @ v;  at the end out = bfloat16(o (1 / sum(l))), where l's halves
+    are added until one is left.
     """
     import torch
 
@@ -342,12 +345,14 @@ def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor, sums: Sums | N
     size = width // heads
     scale = np.float32(math.log2(math.e) / math.sqrt(size))
     for first, last in itertools.pairwise(starts.tolist()):
+        if first == last:
+            continue
         rows = qkv[first:last].float().numpy()
         position = np.arange(last - first)
         for head in range(heads):
             q, k, v = (rows[:, part * width + head * size :][:, :size] for part in range(3))
-            maximum = np.full(last - first, -np.inf, dtype=np.float32)
-            total = np.zeros(last - first, dtype=np.float32)
+            maximum = sums(q, k[:1].T, np.zeros((last - first, 1), np.float32))[:, 0] * scale
+            totals = np.zeros((last - first, 16), dtype=np.float32)
             o = np.zeros((last - first, size), dtype=np.float32)
             for start in range(0, last - first, block):
                 keys, values = (np.zeros((block, size), dtype=np.float32) for _ in range(2))
@@ -356,20 +361,31 @@ def attention(qkv: Tensor, starts: Ints, heads: int, out: Tensor, sums: Sums | N
                 seen = position >= start  # the others have no key in this block
                 scores = sums(q[seen], keys.T, np.zeros((len(q[seen]), block), np.float32))
                 scores[np.arange(start, start + block) > position[seen, None]] = -np.inf
-                most = np.fmax.reduce(scores, axis=1) * scale
-                reached = np.where(most > maximum[seen] + np.float32(8), most, maximum[seen])
-                p = power_of_two(multiply_add(scores, scale, -reached[:, None]))
-                shrink = power_of_two(maximum[seen] - reached)
-                even, odd = (np.zeros(len(p), dtype=np.float32) for _ in range(2))
-                for key in range(0, block, 2):
-                    even += p[:, key]
-                    odd += p[:, key + 1]
-                maximum[seen] = reached
-                total[seen] = multiply_add(total[seen], shrink, even + odd)
+                p, partial = weights(scores, scale, maximum[seen])
+                with np.errstate(invalid="ignore"):
+                    large = ~(partial <= np.float32(65536)).all(axis=1)
+                    most = np.fmax.reduce(scores, axis=1) * scale
+                    grown = np.where(large & (most > maximum[seen]), most, maximum[seen])
+                    shrink = np.where(large, power_of_two(maximum[seen] - grown), np.float32(1))
+                maximum[seen] = grown
+                p, partial = weights(scores, scale, grown)
+                totals[seen] = totals[seen] * shrink[:, None] + partial
                 rounded = torch.from_numpy(p).bfloat16().float().numpy()
                 o[seen] = sums(rounded, values, o[seen] * shrink[:, None])
-            result = torch.from_numpy(o / total[:, None]).bfloat16()
+            while totals.shape[1] > 1:
+                totals = totals[:, : totals.shape[1] // 2] + totals[:, totals.shape[1] // 2 :]
+            result = torch.from_numpy(o * (np.float32(1) / totals)).bfloat16()
             out[first:last, head * size : (head + 1) * size] = result
+
+
+def weights(scores: Floats, scale: np.float32, maximum: Floats) -> tuple[Floats, Floats]:
+    """Return the weights of a block of keys, and of each query 16 sums of them; see `attention`."""
+    p = power_of_two(multiply_add(scores, scale, -maximum[:, None]))
+    partial = np.zeros((len(p), 16), dtype=np.float32)
+    with np.errstate(over="ignore"):
+        for first in range(0, p.shape[1], 32):
+            partial += p[:, first : first + 16] + p[:, first + 16 : first + 32]
+    return p, partial
 
 
 SMALL_PRODUCTS: Final = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2))
@@ -497,12 +513,13 @@ def multiply_add(a: Floats, b: Floats | np.float32, c: Floats) -> Floats:
 
 
 def power_of_two(x: Floats) -> Floats:
-    """Return 2^x, and 0 below 2^-126, by a polynomial of degree 4: relative error 3e-6."""
-    with np.errstate(invalid="ignore"):
-        whole = np.floor(np.where(x < -200, np.float32(-200), x))
-        part = np.where(x < -200, np.float32(0), x - whole)
-        value: Floats = np.full_like(part, 0.0134266885)
-        for coefficient in (0.052242465, 0.24128021, 0.69304484, 1.0):
+    """Return 2^x by a polynomial of degree 3, relative error 9e-5; 0 below 2^-126."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        bounded = np.minimum(np.maximum(x, np.float32(-200)), np.float32(128))  # NaN stays NaN
+        whole = np.floor(bounded)
+        part = bounded - whole
+        value: Floats = np.full_like(part, 0.07706704)
+        for coefficient in (0.227645, 0.69511676, 1.0):
             value = multiply_add(value, part, np.full_like(part, coefficient))
         power = np.nan_to_num(whole).astype(np.int32)
         return np.where(whole < -126, np.float32(0), np.ldexp(value, power))

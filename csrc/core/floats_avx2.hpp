@@ -53,19 +53,19 @@ inline Floats fused(Floats a, Floats b, Floats c) {
 inline Floats larger(Floats a, Floats b) {
   return _mm256_max_ps(a, b);
 }
-/// x, or -200 where it is less: floor is then finite, 2^floor 0 all the same.
+/// x, from -200 to 128: floor is then finite, 2^floor 0 or infinite all the same.
 inline Floats bounded(Floats x) {
-  return _mm256_max_ps(_mm256_set1_ps(-200.0F), x);
+  return _mm256_min_ps(_mm256_set1_ps(128.0F), _mm256_max_ps(_mm256_set1_ps(-200.0F), x));
 }
 /// `then` where a > limit, `otherwise` elsewhere and where one is NaN.
 inline Floats where_above(Floats a, Floats limit, Floats then, Floats otherwise) {
   return _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps(a, limit, _CMP_GT_OQ));
 }
-/// x - floor(x), 0 for -infinity; NaN stays NaN.
+/// x - floor(x), 0 where x is infinite or 2^x is; NaN stays NaN.
 inline Floats above_floor(Floats x) {
   return _mm256_sub_ps(bounded(x), _mm256_floor_ps(bounded(x)));
 }
-/// a * 2^floor(x) for a from 1 to 2, and 0 below 2^-126.
+/// a * 2^floor(x) for a from 1 to 2; 0 below 2^-126, infinite from 2^128 on.
 inline Floats times_two_to(Floats a, Floats x) {
   const Floats power = _mm256_floor_ps(bounded(x));
   const Floats least = _mm256_set1_ps(-126.0F);
@@ -109,12 +109,6 @@ inline std::uint32_t not_finite(Floats a) {
   const __m256i odd =
       _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(a), infinity), infinity);
   return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(odd)));
-}
-/// Pairs (first, second) of bfloat16, rounded: what a right side of products is made of.
-inline void store_pairs(std::uint16_t* values, Floats first, Floats second) {
-  const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(round_bfloat16(first)), 16);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(values),
-                      _mm256_or_si256(low, _mm256_castps_si256(round_bfloat16(second))));
 }
 /// to[column][row] = from[row][column], 16 by 16 words.
 inline void transpose(const std::uint32_t* from, std::int64_t from_stride, std::uint32_t* to,

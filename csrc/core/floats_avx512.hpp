@@ -57,11 +57,11 @@ inline Floats larger(Floats a, Floats b) {
 inline Floats where_above(Floats a, Floats limit, Floats then, Floats otherwise) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, limit, _CMP_GT_OQ), otherwise, then);
 }
-/// x - floor(x), 0 for -infinity; NaN stays NaN.
+/// x - floor(x), 0 where x is infinite; NaN stays NaN.
 inline Floats above_floor(Floats x) {
   return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 }
-/// a * 2^floor(x) for a from 1 to 2, and 0 below 2^-126.
+/// a * 2^floor(x) for a from 1 to 2; 0 below 2^-126, infinite from 2^128 on.
 inline Floats times_two_to(Floats a, Floats x) {
   return _mm512_scalef_ps(a, x);
 }
@@ -104,18 +104,6 @@ inline std::uint32_t positive(Floats a) {
 inline std::uint32_t not_finite(Floats a) {
   const __m512i infinity = _mm512_set1_epi32(0x7F800000);
   return _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(a), infinity), infinity);
-}
-/// Pairs (first, second) of bfloat16, rounded: what a right side of products is made of.
-inline void store_pairs(std::uint16_t* values, Floats first, Floats second) {
-#ifdef __AVX512BF16__
-  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(second, first);
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  _mm512_storeu_si512(values, _mm512_permutexvar_epi16(order, halves));
-#else
-  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(round_bfloat16(first)), 16);
-  _mm512_storeu_si512(values, _mm512_or_si512(low, _mm512_castps_si512(round_bfloat16(second))));
-#endif
 }
 /// to[column][row] = from[row][column], 16 by 16 words.
 inline void transpose(const std::uint32_t* from, std::int64_t from_stride, std::uint32_t* to,

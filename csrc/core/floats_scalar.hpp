@@ -66,19 +66,19 @@ inline Floats fused_exact(Floats a, Floats b, Floats c) {
 inline Floats larger(Floats a, Floats b) {
   return a > b ? a : b;
 }
-/// x, or -200 where it is less: floor is then finite, 2^floor 0 all the same.
+/// x, from -200 to 128: floor is then finite, 2^floor 0 or infinite all the same.
 inline Floats bounded(Floats x) {
-  return x < -200.0F ? -200.0F : x;
+  return x < -200.0F ? -200.0F : x > 128.0F ? 128.0F : x;
 }
 /// `then` where a > limit, `otherwise` elsewhere and where one is NaN.
 inline Floats where_above(Floats a, Floats limit, Floats then, Floats otherwise) {
   return a > limit ? then : otherwise;
 }
-/// x - floor(x), 0 for -infinity; NaN stays NaN.
+/// x - floor(x), 0 where x is infinite or 2^x is; NaN stays NaN.
 inline Floats above_floor(Floats x) {
   return bounded(x) - __builtin_floorf(bounded(x));
 }
-/// a * 2^floor(x) for a from 1 to 2, and 0 below 2^-126.
+/// a * 2^floor(x) for a from 1 to 2; 0 below 2^-126, infinite from 2^128 on.
 inline Floats times_two_to(Floats a, Floats x) {
   const float power = __builtin_floorf(bounded(x));
   if (power < -126.0F) {
@@ -115,10 +115,6 @@ inline std::uint32_t positive(Floats a) {
 /// 1 where it is NaN or infinite.
 inline std::uint32_t not_finite(Floats a) {
   return (float_bits(a) & 0x7F800000) == 0x7F800000 ? 1 : 0;
-}
-/// A pair (first, second) of bfloat16, rounded: what a right side of products is made of.
-inline void store_pairs(std::uint16_t* values, Floats first, Floats second) {
-  store_bfloat16(values, first, second);
 }
 /// to[column][row] = from[row][column], 16 by 16 words.
 inline void transpose(const std::uint32_t* from, std::int64_t from_stride, std::uint32_t* to,

@@ -84,10 +84,15 @@ inline Left* left_chunk(Left* block, std::int64_t chunk) {
   return block + chunk * Panels::chunk;
 }
 
+/// Where 32 terms, a whole chunk, of one of the 32 rows of a block stand.
+inline Left* left_row(Left* block, std::int64_t chunks, std::int64_t row, std::int64_t chunk) {
+  return block + (row * chunks + chunk) * Panels::chunk;
+}
+
 /// Writes 32 terms, a whole chunk, of one of the 32 rows of a block.
 inline void put_left(Left* block, std::int64_t chunks, std::int64_t row, std::int64_t chunk,
                      const std::uint16_t* terms) {
-  to_left(block + (row * chunks + chunk) * Panels::chunk, terms, Panels::chunk);
+  to_left(left_row(block, chunks, row, chunk), terms, Panels::chunk);
 }
 
 /// c_out [32, 32] = c_in, or zeros, + the first `steps` chunks from `left` on times a panel.
@@ -101,6 +106,24 @@ inline void multiply_rows(Engine& engine, const Left* left, std::int64_t chunks,
     std::memcpy(c_out, c_in, rows * Panels::width * sizeof *c_out);
   }
   product(engine, left, chunks * Panels::chunk, panel, steps, c_out, Panels::width, rows);
+}
+
+/// What runs between products: nothing.
+struct Nothing {
+  void step() {}
+};
+
+/// Sums that are not in their place yet: none, here.
+struct Waiting {};
+
+inline void store_sums(Engine& /*engine*/, Waiting& /*waiting*/) {}
+
+/// The same; `between` runs where there are gaps between products: nowhere, here.
+template <typename Between>
+inline void multiply_rows(Engine& engine, const Left* left, std::int64_t chunks,
+                          const std::uint16_t* panel, std::int64_t steps, const float* c_in,
+                          float* c_out, Waiting& /*waiting*/, Between& /*between*/) {
+  multiply_rows(engine, left, chunks, panel, steps, c_in, c_out);
 }
 
 /// Rows as left sides, zeros behind the last row and term.

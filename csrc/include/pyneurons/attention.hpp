@@ -18,8 +18,8 @@ namespace pyneurons {
 /// The order of every sum is fixed and that of a matrix engine which multiplies pairs (AMX's
 /// TDPBF16PS): 32 terms at a time, one chain over the 16 even ones, one over the 16 odd ones, their
 /// sum added to what was there; avx512bf16 alone has that of VDPBF16PS (see ffn.hpp). Keys go in
-/// blocks of 128 from the start of the sequence, with a running maximum; exponentials by fused
-/// multiply-adds, relative error 3e-6. Denormals are 0. So a row
+/// blocks of 128 from the start of the sequence, with a maximum that grows only where weights get
+/// large; exponentials by fused multiply-adds, relative error 9e-5. Denormals are 0. So a row
 /// depends on its own sequence alone, and all instruction sets but that one give the same bits.
 ///
 /// Cost: 2 T^2 D operations for a sequence of length T; 4 T bytes of scratch per head element.
