@@ -66,6 +66,14 @@ void check_neurons(const char* op, const MatrixView<const std::uint32_t>& mask,
 /// Bounds of segments: not decreasing, within the rows there are.
 void check_segments(const char* op, const std::int64_t* segments, std::int64_t n_segments,
                     std::int64_t rows) {
+  // Without a branch first, several at a time: there may be as many segments as rows.
+  std::int64_t wrong = segments[0] < 0 || segments[n_segments] > rows ? 1 : 0;
+  for (std::int64_t s = 0; s < n_segments; ++s) {
+    wrong |= segments[s + 1] < segments[s] ? 1 : 0;
+  }
+  if (wrong == 0) {
+    return;
+  }
   std::int64_t before = 0;
   for (std::int64_t s = 0; s <= n_segments; ++s) {
     if (segments[s] < before || segments[s] > rows) {
