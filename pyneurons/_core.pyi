@@ -61,6 +61,7 @@ def ngram_coverage(
     isa: str,
     threads: int,
 ) -> tuple[int, int] | None: ...
+def histogram_entries(histogram: Ints, large: Ints, threads: int) -> tuple[Ints, Ints, Ints]: ...
 def ngram_triggers(
     mask: Words,
     order: Order,

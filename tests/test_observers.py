@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 import checkpoints
-from pyneurons import corpus, reference
+from pyneurons import _core, corpus, reference
 from pyneurons.corpus import ngram_index
 from pyneurons.covering import covering_number, exact_share
 from pyneurons.errors import InputError
@@ -193,10 +195,37 @@ def test_dense_rows_join_the_histogram() -> None:
     histogram = np.zeros((4, 2), dtype=np.int64)
     histogram[1, 0], histogram[3, 0], histogram[2, 1] = 5, 1, 7
     large = np.array([[3, 0], [9, 0], [9, 4]])
-    offsets, count, number = ngram._rows_of_histogram(histogram, large)
+    offsets, count, number = _core.histogram_entries(histogram, large, 1)
     assert offsets.tolist() == [0, 3, 5]
     assert count.tolist() == [1, 3, 9, 2, 4]
     assert number.tolist() == [5, 2, 2, 7, 1]
+
+
+@pytest.mark.parametrize("neurons", [0, 1, 31, 32, 33, 100])
+@pytest.mark.parametrize(("bins", "n_large"), [(1, 0), (1, 9), (7, 5), (40, 60)])
+def test_histogram_entries_are_those_of_a_loop(neurons: int, bins: int, n_large: int) -> None:
+    generator = np.random.default_rng(neurons)
+    histogram = np.maximum(generator.integers(-3, 4, (bins + 1, neurons)), 0)
+    large = np.maximum(generator.integers(-9, 2 * bins + 2, (n_large, neurons)), 0)
+    held: list[list[tuple[int, int]]] = []
+    for f in range(neurons):
+        own = Counter(large[large[:, f] > 0, f].tolist())
+        for c in range(1, bins + 1):
+            own[c] += int(histogram[c, f])
+        held.append(sorted((c, k) for c, k in own.items() if k > 0))
+    for threads in (1, 2, 5):
+        offsets, count, number = _core.histogram_entries(histogram, large, threads)
+        assert offsets.tolist() == [0, *np.cumsum([len(own) for own in held])]
+        assert list(zip(count.tolist(), number.tolist(), strict=True)) == [*chain(*held)]
+
+
+def test_histogram_entries_refuse_what_does_not_fit() -> None:
+    plain = np.zeros((3, 4), dtype=np.int64)
+    for wrong in (plain[:, :3], plain.astype(np.int32), plain[0]):
+        with pytest.raises((ValueError, TypeError), match="histogram_entries: large"):
+            _core.histogram_entries(plain, wrong, 1)
+    with pytest.raises(ValueError, match="threads"):
+        _core.histogram_entries(plain, plain, 0)
 
 
 def test_the_hash_order_is_a_permutation_and_stays_the_same() -> None:

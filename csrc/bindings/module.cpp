@@ -16,6 +16,7 @@
 #include "pyneurons/ffn_epilogue.hpp"
 #include "pyneurons/firing_rows.hpp"
 #include "pyneurons/first_segments.hpp"
+#include "pyneurons/histogram_entries.hpp"
 #include "pyneurons/layer_norm.hpp"
 #include "pyneurons/linear.hpp"
 #include "pyneurons/ngram_coverage.hpp"
@@ -67,6 +68,14 @@ void check_neurons(const char* op, const MatrixView<const std::uint32_t>& mask,
 /// Bounds of segments: not decreasing, within the rows there are.
 void check_segments(const char* op, const std::int64_t* segments, std::int64_t n_segments,
                     std::int64_t rows) {
+  // Without a branch first, several at a time: there may be as many segments as rows.
+  std::int64_t wrong = segments[0] < 0 || segments[n_segments] > rows ? 1 : 0;
+  for (std::int64_t s = 0; s < n_segments; ++s) {
+    wrong |= segments[s + 1] < segments[s] ? 1 : 0;
+  }
+  if (wrong == 0) {
+    return;
+  }
   std::int64_t before = 0;
   for (std::int64_t s = 0; s <= n_segments; ++s) {
     if (segments[s] < before || segments[s] > rows) {
@@ -204,6 +213,27 @@ void py_ngram_keys(const py::array& ids, const py::array& starts, int n, int bit
   } else {
     keys_of<std::uint32_t>(ids, starts, n, bits, boundary_id, keys, isa, threads);
   }
+}
+
+py::tuple py_histogram_entries(const py::array& histogram_, const py::array& large_, int threads) {
+  constexpr const char* op = "histogram_entries";
+  const auto histogram = arrays::matrix<const std::int64_t>(op, "histogram", histogram_);
+  const auto large = arrays::matrix<const std::int64_t>(op, "large", large_);
+  if (histogram.rows < 1 || large.cols != histogram.cols) {
+    arrays::refuse(arrays::where(op, "large"), "has shape " + arrays::shape_of(large_) +
+                                                   ", expected as many columns as " +
+                                                   arrays::shape_of(histogram_));
+  }
+  threads_of(threads);
+  HistogramEntries found;
+  {
+    const py::gil_scoped_release release;
+    found = histogram_entries(histogram, large, threads);
+  }
+  const auto array = [](const std::vector<std::int64_t>& values) {
+    return py::array_t<std::int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
+  };
+  return py::make_tuple(array(found.offsets), array(found.count), array(found.number));
 }
 
 /// Returns None, or (neuron, remainder) of the first neuron whose fires do not add up.
@@ -631,6 +661,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("fires").noconvert(), py::arg("histogram").noconvert(),
         py::arg("large").noconvert(), py::arg("isa"), py::arg("threads"),
         "None, or (neuron, remainder) where the fires contradict the mask.");
+  m.def("histogram_entries", &py_histogram_entries, py::arg("histogram").noconvert(),
+        py::arg("large").noconvert(), py::arg("threads"),
+        "(offsets, count, number): how many n-grams give each neuron each count, ascending.");
   m.def("ngram_triggers", &py_ngram_triggers, py::arg("mask").noconvert(),
         py::arg("order").noconvert().none(true), py::arg("segments").noconvert(),
         py::arg("threshold").noconvert(), py::arg("offsets").noconvert(),

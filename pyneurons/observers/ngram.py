@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyneurons import ops
+from pyneurons import _core, ops
 from pyneurons.covering import DEFAULT_SHARE, covering_number
 
 if TYPE_CHECKING:
@@ -54,45 +54,6 @@ def choose_bins(occurrences: np.ndarray, number: np.ndarray) -> int:
     rarer = np.concatenate([[0], np.cumsum(number)])
     above = rarer[-1] - rarer[np.searchsorted(occurrences, bins, side="right")]
     return int(bins[np.argmin(bins + above)])
-
-
-def _rows_of_histogram(
-    histogram: np.ndarray, large: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Join histogram [bins+1, F] and dense rows [n_large, F] to (offsets, count, number).
-
-    Counts of dense rows that the histogram has a bin for are added to it.
-    """
-    bins, neurons = histogram.shape[0] - 1, histogram.shape[1]
-    low = histogram.T.copy()  # [F, bins+1]
-    dense = np.flatnonzero(large > 0)  # in any order: they are counted or sorted
-    neuron, fires = dense % neurons, large.reshape(-1)[dense]
-    known = fires <= bins
-    cell = neuron[known] * (bins + 1) + fires[known]
-    low += np.bincount(cell, minlength=low.size).reshape(low.shape)
-    used = low > 0
-    entry = np.flatnonzero(used)
-    of_low = np.count_nonzero(used, axis=1)
-
-    # Larger counts as one number with their neuron: sorted, those that are equal are runs.
-    base = int(fires.max(initial=0)) + 1
-    key = neuron[~known] * base + fires[~known]
-    key.sort()
-    begin = np.flatnonzero(np.diff(key, prepend=-1))
-    high_neuron, high_count = np.divmod(key[begin], base)
-    of_high = np.bincount(high_neuron, minlength=neurons)
-
-    # Of each neuron first the entries of the histogram, then the larger counts.
-    offsets = np.zeros(neurons + 1, dtype=np.int64)
-    np.cumsum(of_low + of_high, out=offsets[1:])
-    count = np.empty(offsets[-1], dtype=np.int64)
-    number = np.empty(offsets[-1], dtype=np.int64)
-    place = np.arange(entry.size) + np.repeat(np.cumsum(of_high) - of_high, of_low)
-    count[place] = entry - np.repeat(np.arange(neurons) * (bins + 1), of_low)
-    number[place] = low.reshape(-1)[entry]
-    place = np.arange(begin.size) + np.repeat(np.cumsum(of_low), of_high)
-    count[place], number[place] = high_count, np.diff(begin, append=key.size)
-    return offsets, count, number
 
 
 @dataclass(frozen=True)
@@ -273,7 +234,7 @@ class NgramObserver:
             backend=backend,
             threads=threads,
         )
-        offsets, count, number = _rows_of_histogram(histogram, large)
+        offsets, count, number = _core.histogram_entries(histogram, large, threads)
         del histogram
         coverage = covering_number(offsets, count, number, ngram_fires, self.share)
         complete = (coverage >= 1) & (coverage <= self.list_limit)
