@@ -478,22 +478,23 @@ class Engine:
         for first in range(0, shape.strips, together):
             strips = range(first, min(first + together, shape.strips))
             words = {strip: mask.strip(strip) for strip in strips}
+            at_once = self.plan.ngrams_at_once if mask.lasting else 1
+            firing, position = [], []
+            for strip in strips:
+                start, stop = shape.range(strip)
+                given = (words[strip], stop - start)
+                into = position_fires[:, start:stop]
+                firing.append(
+                    partial(self.firing.observe, *given, backend=backend, threads=threads)
+                )
+                position.append(
+                    partial(
+                        self.position.observe, *given, backend=backend, threads=threads, into=into
+                    )
+                )
             with self.clock.time("counting"):
-                for strip in strips:
-                    start, stop = shape.range(strip)
-                    parts.append(
-                        self.firing.observe(
-                            words[strip], stop - start, backend=backend, threads=threads
-                        )
-                    )
-                    self.position.observe(
-                        words[strip],
-                        stop - start,
-                        backend=backend,
-                        threads=threads,
-                        into=position_fires[:, start:stop],
-                    )
-
+                counted = answers_of(self.pool, firing + position, at_once=at_once)
+                parts += counted[: len(strips)]
             tasks = [(strip, observer) for strip in strips for observer in self.ngrams]
             work = [
                 partial(
@@ -506,9 +507,7 @@ class Engine:
                 for strip, observer in tasks
             ]
             with self.clock.time("n-grams"):
-                found = answers_of(
-                    self.pool, work, at_once=self.plan.ngrams_at_once if mask.lasting else 1
-                )
+                found = answers_of(self.pool, work, at_once=at_once)
                 for (strip, observer), counts in zip(tasks, found, strict=True):
                     ngrams[observer.index.n].append((shape.range(strip)[0], counts))
         joined = {
