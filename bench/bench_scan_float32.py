@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from interleaved import Interleaved
 
-CONTEXT, AMOUNT, ROUNDS = 2048, 32_768, 2
+CONTEXT, AMOUNT, ROUNDS = 2048, 131_072, 2
 TOOLS = {"TransformerLens run_with_cache, hook_pre": 2048, "nnsight trace": 4096}
 
 
