@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from pyneurons.errors import InputError, IntegrityError, NonFiniteError
-from pyneurons.model.config import BOUNDS, DEFAULTS, OptConfig, check_field, layer_name
+from pyneurons.model.config import (
+    BOUNDS,
+    DEFAULTS,
+    PUBLISHED,
+    OptConfig,
+    check_field,
+    layer_name,
+)
 from pyneurons.model.safetensors_file import Entry, Header, Version, read_header
 from pyneurons.model.strict_json import read_object
 from pyneurons.model.tokenizer import load_tokenizer
@@ -25,7 +32,15 @@ from pyneurons.model.tokenizer import load_tokenizer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Checkpoint", "Embeddings", "OptConfig", "load_tokenizer", "read_config", "resolve"]
+__all__ = [
+    "Checkpoint",
+    "Embeddings",
+    "OptConfig",
+    "find_config",
+    "load_tokenizer",
+    "read_config",
+    "resolve",
+]
 
 DTYPES: Final = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -94,6 +109,34 @@ def resolve(model: str | Path) -> Path:
         reason = str(error).strip().partition("\n")[0]
         message = f"{model}: no such directory, and no model from the hub or its cache ({reason})"
         raise InputError(message) from error
+
+
+def find_config(model: str | Path) -> OptConfig:
+    """Return the configuration of a model without its weights.
+
+    Parameters
+    ----------
+    model : str or Path
+        A published size (``66b``, ``opt-66b``, ``facebook/opt-66b``), known without a file; a
+        directory that holds config.json and need not hold weights; that file itself.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or `read_config` refuses the file.
+    """
+    path = Path(model).expanduser()
+    if str(model) and path.is_dir():
+        return read_config(path / "config.json")
+    if path.name == "config.json" and path.is_file():
+        return read_config(path)
+    size = str(model).removeprefix("facebook/").removeprefix("opt-")
+    if size in PUBLISHED:
+        return PUBLISHED[size]
+    message = (
+        f"{model}: no directory with a config.json, and none of the sizes {', '.join(PUBLISHED)}"
+    )
+    raise InputError(message)
 
 
 def read_config(path: Path) -> OptConfig:
