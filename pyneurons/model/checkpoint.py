@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from pyneurons.errors import InputError, IntegrityError, NonFiniteError
+from pyneurons.errors import (
+    DTypeError,
+    InputError,
+    IntegrityError,
+    NonFiniteError,
+    ShapeError,
+)
 from pyneurons.model.config import (
     BOUNDS,
     DEFAULTS,
@@ -297,11 +303,35 @@ class Checkpoint:
             message = f"read: rows of {name} have step {step}, expected 1"
             raise InputError(message)
         values = torch.empty((max(0, stop - start), *entry.shape[1:]), dtype=DTYPES[entry.dtype])
+        self._fill(entry, start, values)
+        return values
+
+    def read_into(self, name: str, values: torch.Tensor) -> None:
+        """Read a whole tensor into a contiguous one of its shape and dtype, in host memory.
+
+        Raises
+        ------
+        ShapeError, DTypeError
+            If ``values`` is another one; it is then untouched.
+        IntegrityError, NonFiniteError
+            As `read` does.
+        """
+        entry = self.tensors[name]
+        if tuple(values.shape) != entry.shape or not values.is_contiguous():
+            message = f"read_into: values have shape {list(values.shape)}, expected "
+            message += f"{list(entry.shape)} ({name}), contiguous"
+            raise ShapeError(message)
+        if values.dtype != DTYPES[entry.dtype]:
+            message = f"read_into: values are {values.dtype}, expected {entry.dtype} ({name})"
+            raise DTypeError(message)
+        self._fill(entry, 0, values)
+
+    def _fill(self, entry: Entry, start: int, values: torch.Tensor) -> None:
+        """Read rows of a tensor from ``start`` on."""
         offset = entry.offset + start * (entry.bytes // entry.shape[0])
         if len(values):
             self._pread(entry.file, offset, values.view(torch.uint8).flatten().numpy().data)
             _check_finite(entry, values, start)
-        return values
 
     def read_layer(self, layer: int) -> dict[str, torch.Tensor]:
         """Read the tensors of one layer, by name inside the layer (``fc1.weight``)."""
