@@ -57,6 +57,7 @@ class Sizes:
     resident: int  # of the process when the plan is made
     embeddings: int
     layer: int  # one layer in the checkpoint's dtype
+    updates: int  # fc2 of one layer in the checkpoint's dtype
     layer_converted: int  # one layer in the dtype of the numeric mode
     workspace: int  # of one thread
     sample_rows: int  # repeated in float32
@@ -139,7 +140,8 @@ def _peak(sizes: Sizes, places: _Places) -> tuple[int, dict[str, int]]:
         + (sizes.layer_float32 if sizes.sample_rows else 0),
     }
     count = {
-        "weights": 2 * sizes.layer,
+        # The next layer, which is being read, and fc2 of the one that is counted, read again.
+        "weights": sizes.layer + sizes.updates,
         "strip": one_strip if mask == "file" else 0,
         "counters": sizes.counters + -(-sizes.strip_counters * width // 1024) * places.at_once,
         "projection": sizes.projection,

@@ -279,6 +279,10 @@ class Checkpoint:
             self.tensors[layer_name(layer, name)].bytes for name in self.config.layer_shapes()
         )
 
+    def fc2_bytes(self, layer: int) -> int:
+        """Return the bytes of what `read_fc2` returns."""
+        return self.tensors[layer_name(layer, "fc2.weight")].bytes
+
     def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
         """Read a tensor, or rows [start, stop) of it, in the checkpoint's dtype.
 
