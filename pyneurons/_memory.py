@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 from contextlib import suppress
@@ -36,3 +37,14 @@ def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, A
         held = np.zeros(size + line, dtype=np.uint8)
         begin = -held.ctypes.data % line
     return held[begin : begin + size].view(dtype).reshape(shape)
+
+
+def return_freed() -> None:
+    """Give the system what was freed in the C library's heap but stays resident.
+
+    Arrays below 32 MiB come from arenas of the threads, which keep the pages of freed ones: without
+    this the peak of two layers as wide as those of 66b is 5.5 and not 4.9 GB (glibc 2.36, one
+    thread). Does nothing where the C library has no ``malloc_trim``.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -12,10 +13,12 @@ from rich.console import Console
 from rich.text import Text
 
 from pyneurons import _scan
-from pyneurons.errors import InputError, PyneuronsError
+from pyneurons.errors import InputError, PyneuronsError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rich.console import RenderableType
 
     from pyneurons._scanned import Scan
 
@@ -287,6 +290,101 @@ def report(
         raise InputError(message)
     written = write_figures(scans, directory)
     print(f"{len(written)} files in {directory}")
+
+
+@app.command()
+def plan(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A size such as 66b, a directory with config.json, that file, or demo."
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="The eight published sizes.")] = False,
+    tokens: Annotated[str, typer.Option(help="Positions to run.")] = "5M",
+    context: Annotated[
+        int | None, typer.Option(help="Positions of a sequence; default the model's maximum.")
+    ] = None,
+    ngrams: Annotated[str, typer.Option(help="Orders, such as 1,2,3; '' for none.")] = "1,2,3",
+    gpu_memory: Annotated[str, typer.Option(help="Of the card.")] = "80GiB",
+    host_memory: Annotated[str, typer.Option(help="Of the process.")] = "64GiB",
+    disk_space: Annotated[str, typer.Option(help="For scratch files and the run.")] = "1TB",
+    disk_bandwidth: Annotated[str, typer.Option(help="Of the drive.")] = "3GB/s",
+    pcie_bandwidth: Annotated[str, typer.Option(help="Of each direction.")] = "50GB/s",
+    gpu_bandwidth: Annotated[str, typer.Option(help="Of device memory.")] = "3000GB/s",
+    gemm_tflops: Annotated[float, typer.Option(help="Of dense 16-bit products.")] = 790,
+    attention_tflops: Annotated[float, typer.Option(help="Of causal attention.")] = 400,
+    kernel_share: Annotated[
+        float, typer.Option(help="Of the rates of the card, what kernels reach.")
+    ] = 0.85,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, bytes and seconds.")] = False,
+) -> None:
+    """Tell what a scan on one GPU would need and take, from config.json alone: no weights, no GPU.
+
+    Arithmetic, not a measurement: the rates that it assumes are in its last table.
+
+    [bold]pyneurons plan --all[/bold]
+    [bold]pyneurons plan 66b --tokens 5M --gpu-memory 80GiB --host-memory 64GiB --disk-bandwidth 3GB/s[/bold]
+    [bold]pyneurons plan ./opt-6.7b --tokens 20M --gpu-memory 24GiB --json[/bold]
+    """
+    from pyneurons import demo as demo_model
+    from pyneurons.engine import device_plan, plan_text
+    from pyneurons.engine.quantity import number_of, rate_of, size_of
+    from pyneurons.model.checkpoint import find_config
+    from pyneurons.model.config import PUBLISHED
+
+    if (model is None) != every:
+        message = "plan: name a model, or ask for --all" + (", not both" if every else "")
+        raise InputError(message)
+    number = number_of(tokens, "--tokens")
+    budgets = device_plan.Budgets(
+        gpu_memory=size_of(gpu_memory, "--gpu-memory"),
+        host_memory=size_of(host_memory, "--host-memory"),
+        disk_space=size_of(disk_space, "--disk-space"),
+    )
+    rates = device_plan.Assumptions(
+        gemm_tflops=gemm_tflops,
+        attention_tflops=attention_tflops,
+        kernel_share=kernel_share,
+        gpu_bandwidth=rate_of(gpu_bandwidth, "--gpu-bandwidth"),
+        pcie_bandwidth=rate_of(pcie_bandwidth, "--pcie-bandwidth"),
+        disk_bandwidth=rate_of(disk_bandwidth, "--disk-bandwidth"),
+    )
+    orders = _numbers(ngrams, "--ngrams") or []
+
+    def planned(config: Any) -> device_plan.DevicePlan:
+        return device_plan.make_device_plan(
+            config, number, context=context, ngrams=orders, budgets=budgets, assumptions=rates
+        )
+
+    if model is not None:
+        config = find_config(demo_model.model_directory() if model == _scan.DEMO else model)
+        found = planned(config)
+        if as_json:
+            print(json.dumps({"model": model} | found.as_dict(), indent=2))
+        else:
+            _print(plan_text.one(model, found, config))
+        return
+    plans: dict[str, device_plan.DevicePlan | ResourceError] = {}
+    for name, config in PUBLISHED.items():
+        try:
+            plans[name] = planned(config)
+        except ResourceError as error:
+            plans[name] = error
+    if as_json:
+        entries = {
+            name: {"short": str(one)} if isinstance(one, ResourceError) else one.as_dict()
+            for name, one in plans.items()
+        }
+        print(json.dumps(entries, indent=2))
+    else:
+        _print(plan_text.several(plans, number, budgets, rates))
+
+
+def _print(blocks: list[RenderableType]) -> None:
+    console = Console()
+    for block in blocks:
+        console.print(block, highlight=False)
 
 
 def _guarded(run: Callable[[], None]) -> int:

@@ -207,3 +207,63 @@ def test_an_interrupted_scan_leaves_nothing(model: Path, tmp_path: Path) -> None
     assert running.returncode == 130
     assert "interrupted" in said
     assert [path.name for path in tmp_path.iterdir()] == ["rows.npy"]
+
+
+# ----- plan --------------------------------------------------------------------------------------
+
+
+def test_plan_of_all_sizes(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = command("plan", "--all")
+    assert code == 0
+    for part in ("125m", "66b", "5,000,000 tokens", "80 GiB", "--pcie-bandwidth", "assumed"):
+        assert part in out
+    code, out, _ = command("plan", "--all", "--gpu-memory", "8GiB", "--json")
+    assert code == 0
+    entries = json.loads(out)
+    assert len(entries) == 8
+    assert "gpu_memory" in entries["66b"]["short"]
+    assert entries["125m"]["residual"]["host"] > 0
+
+
+def test_plan_needs_no_weights(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    checkpoints.published_config("6.7b").save_pretrained(tmp_path)
+    for model in (tmp_path, tmp_path / "config.json", "6.7b"):
+        code, out, _ = command(
+            "plan", model, "--tokens", "2M", "--disk-bandwidth", "1GB/s", "--json"
+        )
+        assert code == 0
+        entry = json.loads(out)
+        assert entry["model"] == str(model)
+        assert (entry["tokens"], entry["assumptions"]["disk_bandwidth"]) == (2_000_000, 1e9)
+    code, out, _ = command("plan", "6.7b", "--host-memory", "16GiB", "--disk-bandwidth", "1GB/s")
+    assert code == 0
+    for part in ("residual stream", "weights, disk to host", "bound by", "given", "micro-batch"):
+        assert part in out
+    assert command("plan", "demo", "--context", "128")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["66b", "--gpu-memory", "6GiB"], 5, "gpu_memory"),
+        (["66b", "--disk-space", "1GB"], 5, "disk_space"),
+        (["66b", "--all"], 2, "not both"),
+        ([], 2, "--all"),
+        (["67b"], 2, "67b"),
+        (["66b", "--gpu-memory", "plenty"], 2, "plenty"),
+        (["66b", "--disk-bandwidth", "3m/h"], 2, "3m/h"),
+        (["66b", "--tokens", "some"], 2, "some"),
+        (["66b", "--context", "4096"], 2, "4096"),
+        (["66b", "--kernel-share", "2"], 2, "kernel_share"),
+        (["66b", "--ngrams", "x"], 2, "--ngrams"),
+    ],
+)
+def test_plans_that_cannot_be(
+    command: Callable[..., tuple[int, str, str]], arguments: list[str], code: int, part: str
+) -> None:
+    ended, printed, said = command("plan", *arguments)
+    assert (ended, printed) == (code, "")
+    assert said.startswith("error: ")
+    assert part in said.replace("\n", "")

@@ -225,7 +225,7 @@ def test_nothing_is_left_when_a_run_fails(tmp_path: Path, checkpoint: Path) -> N
 def sizes(**changed: int) -> Sizes:
     plain = {
         "rows": 1_000_000, "hidden": 768, "neurons": 3072, "threads": 2, "resident": 400 << 20,
-        "embeddings": 80 << 20, "layer": 14 << 20, "layer_converted": 14 << 20,
+        "embeddings": 80 << 20, "layer": 14 << 20, "updates": 14 << 20, "layer_converted": 14 << 20,
         "workspace": 60 << 20, "sample_rows": 0, "layer_float32": 28 << 20, "index_peak": 30 << 20,
         "index_kept": 20 << 20, "index_largest": 12 << 20, "orders": 8 << 20,
         "counters": 25 << 20, "strip_counters": 50 << 20, "projection": 200 << 20,

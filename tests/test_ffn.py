@@ -400,6 +400,21 @@ def test_panels(shape):
     assert panels.data.count_nonzero() == weight.count_nonzero()
 
 
+@pytest.mark.parametrize("shape", [(5, 7), (1024, 3), (1025, 33), (2100, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_panels_are_rounded_by_parts(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """The same as of a rounded whole; the message names the row of the whole."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(dtype)
+    panels = Panels.rounded(weight)
+    assert panels.shape == shape
+    assert torch.equal(panels.data, Panels.of(weight.bfloat16()).data)
+    assert torch.equal(panels.weight(), weight.bfloat16())
+    if shape[0] > 1024:
+        weight[1024, 2] = torch.nan
+        with pytest.raises(NonFiniteError, match=r"fc1\[1024, 2\] is nan"):
+            Panels.rounded(weight, "fc1")
+
+
 def test_panels_are_taken_for_weights(backend):
     plain = Block(7, 50, 70, 40, torch.bfloat16, lattice=False).run(backend)
     panels = Block(7, 50, 70, 40, torch.bfloat16, lattice=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyneurons import _env
 from pyneurons.engine.mask import STRIP_WORDS, StripShape
+from pyneurons.engine.quantity import size_of
 from pyneurons.errors import InputError, ResourceError
 from pyneurons.model.opt import MICRO_BATCH_TOKENS
 
@@ -18,9 +19,6 @@ DEFAULT_SHARE_OF_FREE = 0.6
 # 65 MB over the sum of the arrays in scans of 0.5 to 2 GB (2 threads, Linux, torch 2.13).
 SLACK_BYTES = 128 << 20
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
 
 def parse_memory(memory: float | str | None) -> int:
     """Return a budget in bytes from a number of bytes or a text such as ``1.5GB`` or ``800MiB``."""
@@ -30,23 +28,7 @@ def parse_memory(memory: float | str | None) -> int:
             message = "memory: this system does not tell how much is free; pass memory="
             raise InputError(message)
         return int(DEFAULT_SHARE_OF_FREE * free) + (_env.resident_bytes() or 0)
-    if isinstance(memory, str):
-        text = memory.strip().lower().removesuffix("b")
-        digits = text.rstrip("kmgti")
-        unit = text[len(digits) :]
-        factor = _UNITS.get(unit, _BINARY.get(unit))
-        try:
-            value = float(digits) * factor if factor is not None else None
-        except ValueError:
-            value = None
-        if value is None:
-            message = f"memory: {memory!r} is not a size; write bytes, or for example 1.5GB"
-            raise InputError(message)
-        memory = value
-    if not memory > 0:
-        message = f"memory: {memory} is not a positive number of bytes"
-        raise InputError(message)
-    return int(memory)
+    return size_of(memory, "memory")
 
 
 def micro_batches(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -75,6 +57,7 @@ class Sizes:
     resident: int  # of the process when the plan is made
     embeddings: int
     layer: int  # one layer in the checkpoint's dtype
+    updates: int  # fc2 of one layer in the checkpoint's dtype
     layer_converted: int  # one layer in the dtype of the numeric mode
     workspace: int  # of one thread
     sample_rows: int  # repeated in float32
@@ -157,7 +140,8 @@ def _peak(sizes: Sizes, places: _Places) -> tuple[int, dict[str, int]]:
         + (sizes.layer_float32 if sizes.sample_rows else 0),
     }
     count = {
-        "weights": 2 * sizes.layer,
+        # The next layer, which is being read, and fc2 of the one that is counted, read again.
+        "weights": sizes.layer + sizes.updates,
         "strip": one_strip if mask == "file" else 0,
         "counters": sizes.counters + -(-sizes.strip_counters * width // 1024) * places.at_once,
         "projection": sizes.projection,

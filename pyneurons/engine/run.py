@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pyneurons import _env
+from pyneurons._memory import return_freed
 from pyneurons.corpus import ngram_index
 from pyneurons.engine.flips import FlipSample, sample_of
 from pyneurons.engine.index_file import IndexFiles
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
 
 
 Answer = TypeVar("Answer")
+
+LARGE_LAYER_BYTES = 1 << 28
+"""Of layers from this size on, freed memory is given back: what counting leaves grows with them, and
+to touch the pages again is nothing beside their products."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,8 @@ class Engine:
             self.progress.begin("scan", self.corpus.tokens * depth, unit="tokens", scale=scale)
             for layer in range(depth):
                 self._layer(layer, depth, stream, residual, mask)
+                if self.checkpoint.layer_bytes(layer) >= LARGE_LAYER_BYTES:
+                    return_freed()
         ended = time.perf_counter()
         return {
             "plan": self.plan.as_dict(),
@@ -312,6 +319,7 @@ class Engine:
             resident=resident,
             embeddings=embeddings,
             layer=max(self.checkpoint.layer_bytes(i) for i in range(config.num_hidden_layers)),
+            updates=max(self.checkpoint.fc2_bytes(i) for i in range(config.num_hidden_layers)),
             layer_converted=self._converted_bytes(self.mode),
             workspace=opt.workspace_bytes(config, corpus.context, self.mode),
             sample_rows=self.sample.corpus.tokens if self.sample else 0,

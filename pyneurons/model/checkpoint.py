@@ -16,8 +16,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from pyneurons.errors import InputError, IntegrityError, NonFiniteError
-from pyneurons.model.config import BOUNDS, DEFAULTS, OptConfig, check_field, layer_name
+from pyneurons.errors import (
+    DTypeError,
+    InputError,
+    IntegrityError,
+    NonFiniteError,
+    ShapeError,
+)
+from pyneurons.model.config import (
+    BOUNDS,
+    DEFAULTS,
+    PUBLISHED,
+    OptConfig,
+    check_field,
+    layer_name,
+)
 from pyneurons.model.safetensors_file import Entry, Header, Version, read_header
 from pyneurons.model.strict_json import read_object
 from pyneurons.model.tokenizer import load_tokenizer
@@ -25,7 +38,15 @@ from pyneurons.model.tokenizer import load_tokenizer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Checkpoint", "Embeddings", "OptConfig", "load_tokenizer", "read_config", "resolve"]
+__all__ = [
+    "Checkpoint",
+    "Embeddings",
+    "OptConfig",
+    "find_config",
+    "load_tokenizer",
+    "read_config",
+    "resolve",
+]
 
 DTYPES: Final = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -94,6 +115,34 @@ def resolve(model: str | Path) -> Path:
         reason = str(error).strip().partition("\n")[0]
         message = f"{model}: no such directory, and no model from the hub or its cache ({reason})"
         raise InputError(message) from error
+
+
+def find_config(model: str | Path) -> OptConfig:
+    """Return the configuration of a model without its weights.
+
+    Parameters
+    ----------
+    model : str or Path
+        A published size (``66b``, ``opt-66b``, ``facebook/opt-66b``), known without a file; a
+        directory that holds config.json and need not hold weights; that file itself.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or `read_config` refuses the file.
+    """
+    path = Path(model).expanduser()
+    if str(model) and path.is_dir():
+        return read_config(path / "config.json")
+    if path.name == "config.json" and path.is_file():
+        return read_config(path)
+    size = str(model).removeprefix("facebook/").removeprefix("opt-")
+    if size in PUBLISHED:
+        return PUBLISHED[size]
+    message = (
+        f"{model}: no directory with a config.json, and none of the sizes {', '.join(PUBLISHED)}"
+    )
+    raise InputError(message)
 
 
 def read_config(path: Path) -> OptConfig:
@@ -230,6 +279,10 @@ class Checkpoint:
             self.tensors[layer_name(layer, name)].bytes for name in self.config.layer_shapes()
         )
 
+    def fc2_bytes(self, layer: int) -> int:
+        """Return the bytes of what `read_fc2` returns."""
+        return self.tensors[layer_name(layer, "fc2.weight")].bytes
+
     def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
         """Read a tensor, or rows [start, stop) of it, in the checkpoint's dtype.
 
@@ -254,11 +307,35 @@ class Checkpoint:
             message = f"read: rows of {name} have step {step}, expected 1"
             raise InputError(message)
         values = torch.empty((max(0, stop - start), *entry.shape[1:]), dtype=DTYPES[entry.dtype])
+        self._fill(entry, start, values)
+        return values
+
+    def read_into(self, name: str, values: torch.Tensor) -> None:
+        """Read a whole tensor into a contiguous one of its shape and dtype, in host memory.
+
+        Raises
+        ------
+        ShapeError, DTypeError
+            If ``values`` is another one; it is then untouched.
+        IntegrityError, NonFiniteError
+            As `read` does.
+        """
+        entry = self.tensors[name]
+        if tuple(values.shape) != entry.shape or not values.is_contiguous():
+            message = f"read_into: values have shape {list(values.shape)}, expected "
+            message += f"{list(entry.shape)} ({name}), contiguous"
+            raise ShapeError(message)
+        if values.dtype != DTYPES[entry.dtype]:
+            message = f"read_into: values are {values.dtype}, expected {entry.dtype} ({name})"
+            raise DTypeError(message)
+        self._fill(entry, 0, values)
+
+    def _fill(self, entry: Entry, start: int, values: torch.Tensor) -> None:
+        """Read rows of a tensor from ``start`` on."""
         offset = entry.offset + start * (entry.bytes // entry.shape[0])
         if len(values):
             self._pread(entry.file, offset, values.view(torch.uint8).flatten().numpy().data)
             _check_finite(entry, values, start)
-        return values
 
     def read_layer(self, layer: int) -> dict[str, torch.Tensor]:
         """Read the tensors of one layer, by name inside the layer (``fc1.weight``)."""

@@ -190,3 +190,37 @@ def check_field(name: str, value: Any, where: str) -> None:
     elif not isinstance(value, bool):
         message = f"{where}: {name} is {value!r:.80}, expected true or false"
         raise InputError(message)
+
+
+def _published(
+    hidden: int, neurons: int, layers: int, heads: int, embedding: int | None = None
+) -> OptConfig:
+    """Return the configuration of a model as it was published; 350m alone is post-LayerNorm."""
+    return OptConfig(
+        vocab_size=50272,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        ffn_dim=neurons,
+        num_attention_heads=heads,
+        max_position_embeddings=2048,
+        word_embed_proj_dim=embedding or hidden,
+        do_layer_norm_before=embedding is None,
+        remove_final_layer_norm=False,
+        enable_bias=True,
+        layer_norm_elementwise_affine=True,
+        tie_word_embeddings=True,
+        bos_token_id=2,
+    )
+
+
+PUBLISHED: Final[Mapping[str, OptConfig]] = {
+    "125m": _published(768, 3072, 12, 12),
+    "350m": _published(1024, 4096, 24, 16, embedding=512),
+    "1.3b": _published(2048, 8192, 24, 32),
+    "2.7b": _published(2560, 10240, 32, 32),
+    "6.7b": _published(4096, 16384, 32, 32),
+    "13b": _published(5120, 20480, 40, 40),
+    "30b": _published(7168, 28672, 48, 56),
+    "66b": _published(9216, 36864, 64, 72),
+}
+"""The published sizes, by name."""

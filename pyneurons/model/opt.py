@@ -147,7 +147,7 @@ def convert_layer(
     def matrix(name: str, weight: Tensor | None = None) -> Tensor | Panels | SplitPanels:
         weight = raw[name] if weight is None else weight
         if dtype == torch.bfloat16:
-            return Panels.of(weight.to(dtype), name)
+            return Panels.rounded(weight, name)
         return SplitPanels.of(weight, name) if split else weight.to(dtype)
 
     def stacked(suffix: str, shape: tuple[int, ...]) -> Tensor:

@@ -1,0 +1,97 @@
+"""A GPU as `pyneurons.engine.device` has it: torch's CUDA streams and events, pinned host memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from pyneurons.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+class CudaEvent:
+    """A point of a CUDA stream."""
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        # Without timing; blocking: the host sleeps until the point is passed, instead of asking.
+        self.event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self.event.record(stream)
+
+    def wait_on_host(self) -> None:
+        """Return when the stream has passed this point."""
+        self.event.synchronize()
+
+
+class CudaStream:
+    """A CUDA stream beside the default one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def copy(self, source: Tensor, into: Tensor) -> None:
+        """Copy; asynchronous where the host's side is pinned."""
+        with torch.cuda.stream(self._stream):
+            into.copy_(source, non_blocking=True)
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Call ``work`` with this stream as torch's current one: kernels are queued on it."""
+        with torch.cuda.stream(self._stream):
+            work()
+
+    def record(self) -> CudaEvent:
+        """Mark the point after all that was given so far."""
+        return CudaEvent(self._stream)
+
+    def wait(self, event: CudaEvent) -> None:
+        """Let the GPU, not the host, wait for a point of another stream."""
+        self._stream.wait_event(event.event)
+
+    def finish(self) -> None:
+        """Return when this stream has done what it was given."""
+        self._stream.synchronize()
+
+
+class CudaDevice:
+    """One GPU.
+
+    Raises
+    ------
+    BackendUnavailable
+        If torch sees none.
+
+    Notes
+    -----
+    Memory from `allocate` must outlive the streams that use it: torch's allocator hands freed memory
+    on in the order of the stream that it was allocated on, which is none of ours.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        if not torch.cuda.is_available():
+            message = "cuda: torch sees no GPU"
+            raise BackendUnavailable(message)
+        self._device = torch.device("cuda", index)
+        self._streams: list[CudaStream] = []
+
+    def allocate(self, size: int) -> Tensor:
+        """Return device memory, uint8 [size]."""
+        return torch.empty(size, dtype=torch.uint8, device=self._device)
+
+    def allocate_host(self, size: int) -> Tensor:
+        """Return pinned host memory, uint8 [size]."""
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+    def stream(self, name: str) -> CudaStream:  # noqa: ARG002  (CUDA streams bear no names)
+        """Return a new stream."""
+        self._streams.append(CudaStream(self._device))
+        return self._streams[-1]
+
+    def close(self) -> None:
+        """Wait for each stream."""
+        for stream in self._streams:
+            stream.finish()
+        self._streams.clear()
