@@ -96,3 +96,9 @@ def test_compiles_for_every_architecture(source, tmp_path):
 
 def test_there_is_something_to_compile():
     assert {"segment_counts", "ngram_coverage", "ngram_triggers", "counting_table"} <= set(SOURCES)
+
+
+def test_the_build_has_the_same_sources_and_architectures():
+    build = (CSRC.parent / "CMakeLists.txt").read_text()
+    assert re.findall(r"csrc/cuda/(\w+)\.cu\b", build) == SOURCES
+    assert re.findall(r"(\w+)-real", build) == list(ARCHITECTURES)
