@@ -247,11 +247,13 @@ def test_triggers_of_segments_and_thresholds_beyond_the_planes():
 
 
 @pytest.mark.parametrize("change", [-1, 1])
-def test_lists_that_do_not_fill_their_place(change):
+@pytest.mark.parametrize("neuron", [1060, 1099])
+def test_lists_that_do_not_fill_their_place(change, neuron):
+    """Nor does the last one write behind all of them."""
     mask = reference.pack(np.ones((10, 1100), dtype=bool))
     room = np.full(1100, 10)
-    room[1060] += change
-    room[1070] += 2 * change
+    room[neuron] += change
+    room[1070:neuron] += change
     found = listed(
         mask,
         None,
@@ -261,7 +263,7 @@ def test_lists_that_do_not_fill_their_place(change):
         threads=2,
     )
     same(found)
-    assert "neuron 1060 has 10" in found[0][2]
+    assert f"neuron {min(neuron, 1070)} has 10" in found[0][2]
     assert np.all(found[0][0] == -5)
 
 

@@ -41,6 +41,9 @@ using namespace pyneurons::cuda;
 
 constexpr unsigned char poison = 0xA5;
 
+/// Buffers behind which something was written.
+std::atomic<std::int64_t> broken_guards{0};
+
 /// What CudaDevice is, on the host. Memory is poisoned and has guards behind it.
 class HostDevice {
  public:
@@ -55,7 +58,8 @@ class HostDevice {
     ~Buffer() {
       for (std::size_t i = number_ * sizeof(T); i < bytes_.size(); ++i) {
         if (bytes_[i] != poison) {
-          std::terminate();
+          ++broken_guards;
+          return;
         }
       }
     }
@@ -159,6 +163,10 @@ SegmentBounds segments_of(const std::int64_t* segments, std::int64_t number) {
 }  // namespace
 
 extern "C" {
+
+std::int64_t guards_broken() {
+  return broken_guards;
+}
 
 void set_yield_every(unsigned every) {
   yield_every = every;

@@ -19,6 +19,7 @@ CSRC = HELPERS.parent.parent / "csrc"
 _POINTER = ctypes.c_void_p
 _LONG = ctypes.c_int64
 _RESULTS = {
+    "guards_broken": _LONG,
     "coverage": _LONG,
     "triggers": _LONG,
     "mixed": ctypes.c_uint64,
@@ -110,6 +111,7 @@ def ngram_coverage(
         _LONG(teams),
         ctypes.byref(found),
     )
+    assert library().guards_broken() == 0
     return None if neuron < 0 else (neuron, found.value)
 
 
@@ -139,6 +141,7 @@ def ngram_triggers(
         _LONG(teams),
         ctypes.byref(found),
     )
+    assert library().guards_broken() == 0
     return None if neuron < 0 else (neuron, found.value)
 
 
@@ -182,6 +185,7 @@ class Table:
         keys = np.zeros(self.capacity, dtype=np.uint64)
         counts = np.zeros(self.capacity, dtype=np.uint64)
         number = library().table_sorted(self._table, address(keys), address(counts))
+        assert library().guards_broken() == 0
         self._raise(-number if number < 0 else 0)
         return keys[:number], counts[:number]
 
