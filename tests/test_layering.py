@@ -19,6 +19,7 @@ LEFT = {
     "panels": 1,
     "reference": 2,
     "_core": 2,
+    "_cuda": 2,
     "kernels": 2,
     "backends": 3,
     "ops": 4,

@@ -63,6 +63,7 @@ REGISTRY: Final = (
     Entry("cpp:avx512", "pyneurons.backends.cpp", "C++ with AVX-512 F, BW, DQ and VL"),
     Entry("cpp:avx512bf16", "pyneurons.backends.cpp", "C++ with AVX512-BF16 as well"),
     Entry("cpp:amx", "pyneurons.backends.cpp", "C++ with AVX-512 and the tiles of AMX"),
+    Entry("cuda", "pyneurons.backends.cuda", "counting on a CUDA device, the rest as cpp"),
     Entry("torch", "pyneurons.backends.torch", "float32 products by torch, the rest as cpp"),
 )
 
