@@ -64,6 +64,7 @@ REGISTRY: Final = (
     Entry("cpp:avx512bf16", "pyneurons.backends.cpp", "C++ with AVX512-BF16 as well"),
     Entry("cpp:amx", "pyneurons.backends.cpp", "C++ with AVX-512 and the tiles of AMX"),
     Entry("torch", "pyneurons.backends.torch", "float32 products by torch, the rest as cpp"),
+    Entry("triton", "pyneurons.backends.triton", "some ops on a CUDA device, by Triton"),
 )
 
 DEFAULT: Final = "cpp"
