@@ -110,7 +110,8 @@ def ffn_up_kernel(
     alive_at = alive_ptr + block_m.to(tl.int64) * tl.cdiv(neurons, 32) + word
     tl.store(alive_at, tl.reduce(packed, 0, either), mask=real)
 
-    highest = tl.max(tl.where(inside, z, float("-inf")), axis=0)
+    # Maxima are taken of the bits as integers, among which -0 is the least: + 0 makes it 0.
+    highest = tl.max(tl.where(inside, z, float("-inf")), axis=0) + 0.0
     tl.atomic_max(z_max_ptr + neuron, highest, mask=neuron < neurons, sem="relaxed")
 
     INFINITY: tl.constexpr = 0x7F800000

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import inputs
-from pyneurons import backends, ops
+from pyneurons import backends, ops, reference
 from pyneurons.errors import BackendUnavailable
 
 torch = pytest.importorskip("torch")
@@ -75,6 +75,27 @@ def test_pieces_make_up_the_segments():
     assert first.tolist() == [3, 10, 11, 18, 25]
     assert stop.tolist() == [10, 11, 18, 25, 31]
     assert segment.tolist() == [1, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("bins", [4999, 5000])
+def test_few_fires_in_long_segments(bins):
+    """Segments of 4,096 rows and more are counted on another way."""
+    fires = np.zeros((5000, 40), dtype=bool)
+    for neuron in range(40):
+        fires[: 200 * neuron, neuron] = True
+    fires[:, 1] = False
+    fires[4321, 1] = True
+    segments = inputs.bounds([5000, 5000])
+    order = np.tile(np.arange(5000, dtype=np.int32), 2)
+    histogram = np.zeros((bins + 1, 40), dtype=np.int64)
+    large = np.zeros((0 if bins == 5000 else 2, 40), dtype=np.int64)
+    counts = fires.sum(axis=0)
+    mask = reference.pack(fires)
+    ops.ngram_coverage(mask, order, segments, 2 * counts, histogram, large, backend="triton")
+    assert np.all(large == counts)
+    alive = np.flatnonzero(counts) if bins == 5000 else []
+    assert np.all(histogram[counts[alive], alive] == 2)
+    assert histogram.sum() == 2 * len(alive)
 
 
 class Launch:
