@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core pybind11 cmake ninja
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
-		--editable ".[plots,zst,pandas]" --group dev
+		--editable ".[plots,zst,pandas,gpu]" --group dev
 	touch $(STAMP)
 
 setup: $(STAMP)
@@ -35,10 +35,10 @@ demo: $(STAMP)
 
 # Required backends fail where they cannot run; the others skip on a processor that lacks them.
 test: $(STAMP)
-	PYNEURONS_REQUIRE_BACKENDS=reference,cpp,cpp:scalar $(BIN)/python -m pytest -m "not slow"
+	PYNEURONS_REQUIRE_BACKENDS=reference,cpp,cpp:scalar,triton $(BIN)/python -m pytest -m "not slow"
 
 test-all: $(STAMP)
-	PYNEURONS_REQUIRE_BACKENDS=reference,cpp,cpp:scalar $(BIN)/python -m pytest
+	PYNEURONS_REQUIRE_BACKENDS=reference,cpp,cpp:scalar,triton $(BIN)/python -m pytest
 	for isa in $$($(BIN)/python -c "from pyneurons import _core; print(*_core.isas())"); do \
 		PYNEURONS_ISA=$$isa $(BIN)/python -m pytest -q -m "not slow" || exit 1; done
 

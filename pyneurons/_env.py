@@ -6,6 +6,9 @@
 ``PYNEURONS_REQUIRE_BACKENDS``    comma-separated backends whose absence fails a test
 ================================  ==========================================================
 
+``TRITON_INTERPRET=1``, read by Triton when a kernel is first imported, runs the backend ``triton`` on
+the CPU; the tests set it where there is no CUDA device.
+
 ``PYNEURONS_ASSUME_AMX``, read in ``csrc/core/cpu_features.cpp``, lists AMX where the processor does
 not; without the emulator of ``tests/test_amx_emulated.py`` its kernels then end the process.
 """

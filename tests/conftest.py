@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import os
+
 import pytest
+import torch
 
 from pyneurons import _core, _env, backends
 
 CPP = ("cpp:scalar", "cpp:avx2", "cpp:avx512", "cpp:avx512bf16", "cpp:amx")
+
+# Read when a kernel is first imported: one process has one way to run them.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_configure() -> None:
@@ -18,7 +25,11 @@ def pytest_report_header() -> str:
     reason = backends.why_not("cpp")
     isa = backends.resolve("cpp").isa if reason is None else f"none ({reason})"
     required = ",".join(sorted(_env.required_backends())) or "none"
-    return f"pyneurons: isa={isa} of {','.join(_core.isas())}; required backends: {required}"
+    triton = "interpreted" if os.environ.get("TRITON_INTERPRET") == "1" else "compiled"
+    return (
+        f"pyneurons: isa={isa} of {','.join(_core.isas())}; triton={triton}; "
+        f"required backends: {required}"
+    )
 
 
 def _available(name: str) -> str:
@@ -31,7 +42,17 @@ def _available(name: str) -> str:
     return name
 
 
-@pytest.fixture(params=["reference", *CPP])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give `backend` its parameters: ``triton`` where the module says that it has the op."""
+    if "backend" not in metafunc.fixturenames:
+        return
+    also = [mark.args[0] for mark in metafunc.definition.iter_markers("also_on")]
+    without = [mark.args[0] for mark in metafunc.definition.iter_markers("not_on")]
+    names = [name for name in ("reference", *CPP, *also) if name not in without]
+    metafunc.parametrize("backend", names, indirect=True)
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest) -> str:
     """Every backend in turn: one body of a test for all of them."""
     return _available(request.param)

@@ -12,6 +12,8 @@ from pyneurons.backends import cpp
 from pyneurons.errors import DTypeError, NonFiniteError, ShapeError
 from pyneurons.panels import Panels
 
+pytestmark = pytest.mark.also_on("triton")
+
 DTYPES = (torch.float32, torch.bfloat16)
 ROWS = (0, 1, 3, cpp.FFN_ROWS - 1, cpp.FFN_ROWS, cpp.FFN_ROWS + 1, 2 * cpp.FFN_ROWS + 5)
 POISON = 0xDEADBEEF
@@ -153,6 +155,7 @@ def test_without_second_layer_the_residual_stays(backend, dtype):
     assert np.array_equal(block.fires(), (block.exact_z() > 0).numpy())
 
 
+@pytest.mark.not_on("triton")  # it has a smaller one of its own: these take 8 s in the interpreter
 @pytest.mark.parametrize("rows", [1, 7, cpp.FFN_ROWS, cpp.FFN_ROWS + 3])
 @pytest.mark.parametrize("inner", [2, 16, 33, 192, 768])
 @pytest.mark.parametrize("neurons", [1, 5, 32, 100])
@@ -304,6 +307,7 @@ def test_rounding_is_that_of_torch(cpp_backend, dtype):
 # --- bfloat16: the order of sums ------------------------------------------------------------------
 
 
+@pytest.mark.not_on("triton")  # whose sums have the order of a tensor core
 @pytest.mark.parametrize(
     ("rows", "inner", "neurons", "outer"),
     [(1, 1, 1, 1), (5, 40, 33, 7), (97, 64, 160, 136), (200, 33, 96, 32), (3, 32, 2100, 160)],
@@ -343,6 +347,7 @@ SILENT = {
 }
 
 
+@pytest.mark.not_on("triton")  # whose sums have the order of a tensor core
 @pytest.mark.parametrize("neurons", [768, 800])
 @pytest.mark.parametrize("rows", [20, 70])
 @pytest.mark.parametrize("silent", SILENT)

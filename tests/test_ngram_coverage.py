@@ -10,6 +10,8 @@ import inputs
 from pyneurons import ops, reference
 from pyneurons.errors import IntegrityError
 
+pytestmark = pytest.mark.also_on("triton")
+
 
 def cover(mask, order, segments, fires, bins, backend, threads=1, start=0):
     """Histogram and large counts that were added to `start`."""

@@ -6,6 +6,8 @@ import pytest
 import inputs
 from pyneurons import ops, reference
 
+pytestmark = pytest.mark.also_on("triton")
+
 SENTINEL = 2**64 - 1
 
 

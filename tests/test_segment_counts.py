@@ -7,6 +7,8 @@ import inputs
 from pyneurons import ops, reference
 from pyneurons.errors import ShapeError
 
+pytestmark = pytest.mark.also_on("triton")
+
 
 def by_loops(fires, order, segments):
     counts = np.zeros((len(segments) - 1, fires.shape[1]), dtype=np.int64)

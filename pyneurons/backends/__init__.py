@@ -65,6 +65,7 @@ REGISTRY: Final = (
     Entry("cpp:amx", "pyneurons.backends.cpp", "C++ with AVX-512 and the tiles of AMX"),
     Entry("cuda", "pyneurons.backends.cuda", "counting on a CUDA device, the rest as cpp"),
     Entry("torch", "pyneurons.backends.torch", "float32 products by torch, the rest as cpp"),
+    Entry("triton", "pyneurons.backends.triton", "some ops on a CUDA device, by Triton"),
 )
 
 DEFAULT: Final = "cpp"

@@ -1,0 +1,202 @@
+"""The backend ``triton`` itself: what it refuses, float16, and what fc2 leaves out."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import inputs
+from pyneurons import backends, ops, reference
+from pyneurons.errors import BackendUnavailable
+
+torch = pytest.importorskip("torch")
+triton = pytest.importorskip("triton")
+
+if (reason := backends.why_not("triton")) is not None:
+    pytest.skip(reason, allow_module_level=True)
+
+from pyneurons.backends import triton as launchers
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture
+def fresh_registry():
+    backends._load.cache_clear()
+    yield
+    backends._load.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_registry")
+def test_neither_a_device_nor_the_interpreter(monkeypatch):
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BackendUnavailable, match="'triton': there is no CUDA device"):
+        backends.resolve("triton")
+    assert "triton" not in backends.available()
+
+
+@pytest.mark.usefixtures("fresh_registry")
+def test_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(BackendUnavailable, match="triton is not installed"):
+        backends.resolve("triton")
+
+
+def test_an_op_that_it_lacks_is_refused_by_name():
+    mask, rows, found = (
+        np.zeros((3, 1), np.uint32),
+        np.zeros((5, 2), np.int64),
+        np.zeros(5, np.int64),
+    )
+    with pytest.raises(BackendUnavailable, match="'triton': it has no firing_rows; it has segment"):
+        ops.firing_rows(mask, None, rows, found, backend="triton")
+    absent = ("first_segments", "ngram_triggers", "layer_norm", "attention", "linear")
+    for name in absent:
+        with pytest.raises(BackendUnavailable, match=f"it has no {name};"):
+            getattr(backends.resolve("triton"), name)()
+
+
+def test_read_only_inputs_are_taken():
+    fires = inputs.bits(40, 50)
+    mask, order = inputs.wide_mask(fires), inputs.order(40, 60)
+    mask.flags.writeable = order.flags.writeable = False
+    counts = np.zeros((1, 50), dtype=np.int64)
+    ops.segment_counts(mask, order, inputs.bounds([60]), counts, backend="triton")
+    assert np.array_equal(counts[0], fires[order].sum(axis=0))
+
+
+def test_pieces_make_up_the_segments():
+    segments = np.array([3, 3, 10, 11, 31], dtype=np.int64)
+    first, stop, segment = launchers.pieces(segments, 7)
+    assert first.tolist() == [3, 10, 11, 18, 25]
+    assert stop.tolist() == [10, 11, 18, 25, 31]
+    assert segment.tolist() == [1, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("bins", [4999, 5000])
+def test_few_fires_in_long_segments(bins):
+    """Segments of 4,096 rows and more are counted on another way."""
+    fires = np.zeros((5000, 40), dtype=bool)
+    for neuron in range(40):
+        fires[: 200 * neuron, neuron] = True
+    fires[:, 1] = False
+    fires[4321, 1] = True
+    segments = inputs.bounds([5000, 5000])
+    order = np.tile(np.arange(5000, dtype=np.int32), 2)
+    histogram = np.zeros((bins + 1, 40), dtype=np.int64)
+    large = np.zeros((0 if bins == 5000 else 2, 40), dtype=np.int64)
+    counts = fires.sum(axis=0)
+    mask = reference.pack(fires)
+    ops.ngram_coverage(mask, order, segments, 2 * counts, histogram, large, backend="triton")
+    assert np.all(large == counts)
+    alive = np.flatnonzero(counts) if bins == 5000 else []
+    assert np.all(histogram[counts[alive], alive] == 2)
+    assert histogram.sum() == 2 * len(alive)
+
+
+class Launch:
+    """One call of the launcher, everything on the device, the mask poisoned."""
+
+    def __init__(self, x, fc1, bias1, fc2, bias2, skip=True):
+        rows, neurons = len(x), len(fc1)
+        self.residual = torch.zeros(rows, len(fc2), device=DEVICE)
+        self.z_max = torch.full((neurons,), -torch.inf, device=DEVICE)
+        strips, strip_words = ops.strip_shape(neurons)
+        self.mask = torch.full((strips, rows, strip_words), -0x21524111, dtype=torch.int32)
+        self.mask = self.mask.to(DEVICE)
+        arguments = (None if one is None else one.to(DEVICE) for one in (x, fc1, bias1, fc2, bias2))
+        self.wrong = launchers.ffn(*arguments, self.residual, self.mask, self.z_max, skip=skip)
+
+    def fires(self, neurons):
+        bits = (self.mask.cpu()[..., None] >> torch.arange(32)) & 1
+        bits = bits.transpose(0, 1).flatten(1)
+        assert not bits[:, neurons:].any()
+        return bits[:, :neurons].bool()
+
+
+def lattice(dtype, rows=70, inner=33, neurons=1100, outer=40):
+    return (
+        torch.from_numpy(inputs.lattice((rows, inner), 1, 2)).to(dtype),
+        torch.from_numpy(inputs.lattice((neurons, inner), 2, 1)).to(dtype),
+        torch.from_numpy(inputs.lattice((neurons,), 3)).to(dtype),
+        torch.from_numpy(inputs.lattice((outer, neurons), 4, 2)).to(dtype),
+        torch.from_numpy(inputs.lattice((outer,), 5)).to(dtype),
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lattices_are_exact(dtype):
+    x, fc1, bias1, fc2, bias2 = lattice(dtype)
+    z = x.double() @ fc1.double().T + bias1.double()
+    done = Launch(x, fc1, bias1, fc2, bias2)
+    assert (z == 0).sum() > 1000
+    assert int(done.wrong) == launchers.FINITE
+    assert torch.equal(done.fires(1100), z > 0)
+    assert torch.equal(done.z_max.cpu(), z.amax(dim=0).float())
+    y = z.clamp(min=0) @ fc2.double().T + bias2.double()
+    assert torch.equal(done.residual.cpu(), y.float())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_fc2_reads_is_rounded_to_nearest(dtype):
+    """z is exact in float32, and the identity for fc2 shows h."""
+    neurons = 96
+    x = torch.from_numpy(inputs.lattice((64, 8), 1)).to(dtype)
+    fc1 = torch.from_numpy(inputs.lattice((neurons, 8), 2)).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    bias1 = (torch.randn(neurons, generator=generator).to(dtype).double() * 2**-3).to(dtype)
+    z = (x.double() @ fc1.double().T + bias1.double()).float()
+    h = z.clamp(min=0).to(dtype)
+    if dtype != torch.float32:
+        assert (h.float() != z.clamp(min=0)).float().mean() > 0.2
+    done = Launch(x, fc1, bias1, torch.eye(neurons).to(dtype), None)
+    assert torch.equal(done.residual.cpu(), h.float())
+
+
+def test_bias_is_added_before_rounding():
+    """256 + 1 is 257, which bfloat16 rounds to 256: with the bias -256 outside the sum, 0."""
+    x = torch.zeros(67, 33, dtype=torch.bfloat16)
+    x[:, 0], x[:, -1] = 256, 1
+    fc1, bias1 = torch.ones(100, 33).bfloat16(), torch.full((100,), -256).bfloat16()
+    done = Launch(x, fc1, bias1, torch.ones(1, 100).bfloat16(), None)
+    assert done.fires(100).all()
+    assert torch.all(done.z_max == 1)
+
+
+def test_a_pre_activation_that_float16_rounds_to_0_fires():
+    x = torch.full((1, 1), 2.0**-14, dtype=torch.float16)
+    fc1 = torch.tensor([[2.0**-14], [0.0], [-(2.0**-14)]], dtype=torch.float16)
+    done = Launch(x, fc1, None, torch.ones(1, 3, dtype=torch.float16), None)
+    assert done.fires(3).tolist() == [[True, False, False]]
+    assert done.z_max.tolist() == [2.0**-28, 0.0, -(2.0**-28)]
+    assert done.residual.item() == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("neurons", [320, 333])
+def test_leaving_out_silent_tiles_changes_no_bit(dtype, neurons):
+    """Gaussian data; a tile is silent in one block of rows and not in the other, or in both."""
+    generator = torch.Generator().manual_seed(neurons)
+    x, fc1, fc2 = (
+        torch.randn(shape, generator=generator).to(dtype)
+        for shape in ((130, 40), (neurons, 40), (70, neurons))
+    )
+    bias1 = torch.zeros(neurons, dtype=dtype)
+    bias1[32:96] = -1000
+    x[:128, 0], fc1[128:192, 0] = 30, -30
+    silent = ((x.float() @ fc1.float().T + bias1.float())[:64, 128:192] <= 0).all()
+    assert silent
+    every = Launch(x, fc1, bias1, fc2, None, skip=False)
+    live = Launch(x, fc1, bias1, fc2, None)
+    assert torch.equal(live.residual, every.residual)
+    assert torch.equal(live.mask, every.mask)
+    # That they are left out is seen by weights that nothing may be multiplied with.
+    fc2[:, 32:96] = torch.nan
+    poisoned = Launch(x, fc1, bias1, fc2, None)
+    if launchers.tiles(launchers.capability(DEVICE), dtype.itemsize).block_k == 32:
+        assert torch.equal(poisoned.residual, every.residual)
+    assert Launch(x, fc1, bias1, fc2, None, skip=False).residual.isnan().all()

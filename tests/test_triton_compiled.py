@@ -1,0 +1,78 @@
+"""Every kernel in machine code, in a process in which Triton compiles."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton")
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = """
+import json, sys
+from dataclasses import asdict
+import compiled_kernels
+rows = [row for architecture in (80, 90) for row in compiled_kernels.compile_all(architecture)]
+json.dump([[asdict(row) for row in rows], compiled_kernels.table(rows)], sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment | {"PYTHONPATH": str(ROOT / "bench")},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def rows(compiled):
+    return compiled[0]
+
+
+def test_every_kernel_is_there_for_every_model(rows):
+    kernels = {"ffn_up", "ffn_down", "live_tiles", "segment_counts", "ngram_keys", "ngram_coverage"}
+    for architecture in (80, 90):
+        for model in ("125m", "6.7b", "66b"):
+            found = {
+                row["kernel"]
+                for row in rows
+                if row["architecture"] == architecture and model in row["models"].split(", ")
+            }
+            assert found == kernels
+
+
+def test_nothing_spills(rows):
+    spilling = [row for row in rows if row["stack"] or row["spills"] or row["registers"] > 255]
+    assert not spilling
+
+
+def test_shared_memory_is_within_the_limit(rows):
+    limit = {80: 163 * 1024, 90: 227 * 1024}
+    assert not [row for row in rows if row["shared"] > limit[row["architecture"]]]
+
+
+def test_products_run_on_tensor_cores_and_their_operands_arrive_by_themselves(rows):
+    products = [row for row in rows if row["kernel"] in ("ffn_up", "ffn_down")]
+    assert len(products) >= 12
+    for row in products:
+        assert (row["products"] > 0) == ("float32" not in row["variant"]), row
+        assert row["copies"] >= 8, row
+
+
+def test_the_committed_table_is_that_of_these_kernels(compiled):
+    committed = ROOT / "bench" / "results" / f"triton-{triton.__version__}.md"
+    if not committed.exists():
+        pytest.skip(f"no table of Triton {triton.__version__}")
+    assert committed.read_text() == compiled[1], "run bench/compiled_kernels.py"
