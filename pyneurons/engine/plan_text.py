@@ -152,30 +152,36 @@ def several(
     rates: Assumptions,
 ) -> list[RenderableType]:
     """Return one row for each model; one that does not fit says what is short."""
-    table = _table(
-        "model", "weights GB", "layer GB", "device GB", "host GB", "disk GB", "compute s", "PCIe s",
-        "disk s", "expected", "bound", "tokens/s",
-    )  # fmt: skip
-    table.add_column("residual; bits")
+    places = _table("model", "weights", "a layer", "device", "host", "disk")
+    places.add_column("residual; bits")
+    times = _table("model", "compute s", "PCIe s", "disk s", "expected", "bound", "tokens/s")
     short = []
     for name, plan in plans.items():
         if isinstance(plan, ResourceError):
-            table.add_row(name, *[""] * 9, "does not fit")
+            places.add_row(name, *[""] * 5, "does not fit")
             short.append(Text(f"{name}: {plan}"))
             continue
-        table.add_row(
+        places.add_row(
             name,
             size(plan.checkpoint),
             size(plan.moved["weights, disk to host"]),
             *(size(peak) for peak in plan.predicted_peak.values()),
-            *(f"{seconds:.3g}" for seconds in plan.layer_s.values()),
+            f"{_shares(plan)}; {plan.mask}",
+        )
+        times.add_row(
+            name,
+            *(f"{seconds:.2g}" for seconds in plan.layer_s.values()),
             duration(plan.total_s),
             plan.bound,
             f"{plan.tokens_per_s:,.0f}",
-            f"{_shares(plan)}; {plan.mask}",
         )
-    legend = Text(
-        "device, host, disk GB: at the peak, without the checkpoint; seconds: of one layer",
-        style="dim",
+    first, second = (
+        Text(legend, style="dim")
+        for legend in (
+            "GB; device, host and disk at the peak, without the checkpoint",
+            "seconds of one layer; the whole scan",
+        )
     )
-    return [_budget_line(tokens, budgets), table, legend, *short, Text(""), *assumptions(rates)]
+    blank = Text("")
+    parts = [places, first, *short, blank, times, second, blank, *assumptions(rates)]
+    return [_budget_line(tokens, budgets), *parts]
