@@ -44,7 +44,11 @@ def _available(name: str) -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give `backend` its parameters: ``triton`` where the module says that it has the op."""
-    if "backend" not in metafunc.fixturenames:
+    own: set[str] = set()
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        names = mark.args[0]
+        own |= set(names.replace(" ", "").split(",") if isinstance(names, str) else names)
+    if "backend" not in metafunc.fixturenames or "backend" in own:
         return
     also = [mark.args[0] for mark in metafunc.definition.iter_markers("also_on")]
     without = [mark.args[0] for mark in metafunc.definition.iter_markers("not_on")]
