@@ -129,9 +129,6 @@ class RunWriter:
     """
 
     def __init__(self, directory: Path, *, overwrite: bool) -> None:
-        # The first array imports pandas, where it is installed, in a place of pyarrow that loses a
-        # Ctrl-C. Here nothing runs yet.
-        pa.array(())
         self.directory = directory
         self._overwrite = overwrite
         check_out(directory, overwrite=overwrite)

@@ -194,9 +194,12 @@ def test_python_dash_m() -> None:
 def test_an_interrupted_scan_leaves_nothing(model: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.full((20_000, 64), 7))
     arguments = ["scan", str(model), str(tmp_path / "rows.npy"), "--out", str(tmp_path / "run")]
+    # Where the tests run in the background of a shell, SIGINT is ignored, and a child inherits that.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     running = subprocess.Popen(
         [sys.executable, "-m", "pyneurons", *arguments], stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not (tmp_path / ".run.partial" / "corpus.safetensors").exists():
         assert running.poll() is None, running.communicate()
