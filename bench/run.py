@@ -29,17 +29,7 @@ HERE = Path(__file__).resolve().parent
 # From the short ones to the long ones; all of them are files beside this one.
 PARTS = (
     "roofline",
-    "ffn",
-    "attention",
-    "linear",
-    "layer_norm",
-    "segment_counts",
-    "firing_rows",
-    "first_segments",
-    "ngram_keys",
-    "ngram_coverage",
-    "ngram_triggers",
-    "layers",
+    *report.OP_PARTS,
     "counting_scale",
     "ngram_program",
     "scan",

@@ -73,6 +73,7 @@ def test_products_run_on_tensor_cores_and_their_operands_arrive_by_themselves(ro
 
 def test_the_committed_table_is_that_of_these_kernels(compiled):
     committed = ROOT / "bench" / "results" / f"triton-{triton.__version__}.md"
-    if not committed.exists():
+    assert list(committed.parent.glob("triton-*.md")), "the tables are gone"
+    if not committed.exists():  # another Triton makes other machine code
         pytest.skip(f"no table of Triton {triton.__version__}")
     assert committed.read_text() == compiled[1], "run bench/compiled_kernels.py"
