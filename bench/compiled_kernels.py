@@ -1,6 +1,6 @@
 """Every Triton kernel in machine code, without a GPU: what it takes on sm_80 and sm_90.
 
-The launchers of `pyneurons.backends.triton` run on meta tensors in the shapes of published models;
+The launchers of `pyneurons.backends.triton_ffn` and `.triton_counting` run on meta tensors in the shapes of published models;
 what they would launch is compiled to a cubin instead, which is then read by the tools in Triton's
 package. ``python bench/compiled_kernels.py`` writes ``bench/results/triton-VERSION.md``.
 """
@@ -100,10 +100,10 @@ def meta(*shape: int, dtype: torch.dtype) -> torch.Tensor:
 
 def launch(hidden: int, neurons: int, dtype: torch.dtype | None) -> None:
     """Call every launcher as a scan of a model of this shape would; `ffn` alone with a dtype."""
-    from pyneurons.backends import triton as launchers
+    from pyneurons.backends import triton_counting, triton_ffn
 
     if dtype is not None:
-        launchers.ffn(
+        triton_ffn.ffn(
             meta(ROWS, hidden, dtype=dtype),
             meta(neurons, hidden, dtype=dtype),
             meta(neurons, dtype=dtype),
@@ -118,10 +118,12 @@ def launch(hidden: int, neurons: int, dtype: torch.dtype | None) -> None:
     mask = meta(tokens, neurons // 32, dtype=torch.int32)
     order = meta(tokens, dtype=torch.int32)
     positions = np.linspace(0, tokens, 2049).astype(np.int64)
-    launchers.segment_counts(mask, order, positions, meta(2048, neurons, dtype=torch.int16))
-    launchers.segment_counts(mask, None, positions[[0, -1]], meta(1, neurons, dtype=torch.int64))
+    triton_counting.segment_counts(mask, order, positions, meta(2048, neurons, dtype=torch.int16))
+    triton_counting.segment_counts(
+        mask, None, positions[[0, -1]], meta(1, neurons, dtype=torch.int64)
+    )
     lengths = np.array([1, 2, 3, 4, 15, 16, 255, 256, 4095, 4096, 100_000])
-    launchers.ngram_coverage(
+    triton_counting.ngram_coverage(
         mask,
         order,
         np.concatenate([[0], np.cumsum(lengths)]),
@@ -131,19 +133,19 @@ def launch(hidden: int, neurons: int, dtype: torch.dtype | None) -> None:
     )
     ids, starts = meta(tokens, dtype=torch.uint16), meta(2442, dtype=torch.int64)
     for n in (1, 2, 3, 5):
-        launchers.ngram_keys(ids, starts, n, 16, 2, meta(tokens, dtype=torch.uint64))
+        triton_counting.ngram_keys(ids, starts, n, 16, 2, meta(tokens, dtype=torch.uint64))
 
 
 def compile_all(architecture: int) -> list[Compiled]:
     """Return what all kernels take, each variant once."""
     import triton
 
-    from pyneurons.backends import triton as launchers
+    from pyneurons.backends import triton_ffn
     from pyneurons.kernels import ffn, ngram_coverage, ngram_keys, segment_counts
 
     assert not triton.knobs.runtime.interpret, "TRITON_INTERPRET is set: nothing is compiled"
     triton.runtime.driver.set_active(Driver(architecture))
-    launchers.capability = lambda _: architecture
+    triton_ffn.capability = lambda _: architecture
     found: list[tuple[str, str, Any]] = []
     for module in (ffn, ngram_coverage, ngram_keys, segment_counts):
         for name, kernel in list(vars(module).items()):

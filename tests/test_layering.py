@@ -39,7 +39,7 @@ ONLY_IN = {
     "huggingface_hub": {"model/checkpoint.py"},
     "safetensors": {"result.py", "model/", "demo/"},
     "pyarrow": {"result.py", "corpus/"},
-    "triton": {"backends/triton.py"},
+    "triton": {"backends/"},
     "torch": {
         "panels.py",
         "reference.py",

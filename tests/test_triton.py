@@ -18,7 +18,7 @@ if (reason := backends.why_not("triton")) and "triton" not in _env.required_back
     pytest.skip(reason, allow_module_level=True)
 import triton
 
-from pyneurons.backends import triton as launchers
+from pyneurons.backends import triton_counting, triton_ffn
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -72,7 +72,7 @@ def test_read_only_inputs_are_taken():
 
 def test_pieces_make_up_the_segments():
     segments = np.array([3, 3, 10, 11, 31], dtype=np.int64)
-    first, stop, segment = launchers.pieces(segments, 7)
+    first, stop, segment = triton_counting.pieces(segments, 7)
     assert first.tolist() == [3, 10, 11, 18, 25]
     assert stop.tolist() == [10, 11, 18, 25, 31]
     assert segment.tolist() == [1, 2, 3, 3, 3]
@@ -110,7 +110,7 @@ class Launch:
         self.mask = torch.full((strips, rows, strip_words), -0x21524111, dtype=torch.int32)
         self.mask = self.mask.to(DEVICE)
         arguments = (None if one is None else one.to(DEVICE) for one in (x, fc1, bias1, fc2, bias2))
-        self.wrong = launchers.ffn(*arguments, self.residual, self.mask, self.z_max, skip=skip)
+        self.wrong = triton_ffn.ffn(*arguments, self.residual, self.mask, self.z_max, skip=skip)
 
     def fires(self, neurons):
         bits = (self.mask.cpu()[..., None] >> torch.arange(32)) & 1
@@ -135,7 +135,7 @@ def test_lattices_are_exact(dtype):
     z = x.double() @ fc1.double().T + bias1.double()
     done = Launch(x, fc1, bias1, fc2, bias2)
     assert (z == 0).sum() > 1000
-    assert int(done.wrong) == launchers.FINITE
+    assert int(done.wrong) == triton_ffn.FINITE
     assert torch.equal(done.fires(1100), z > 0)
     assert torch.equal(done.z_max.cpu(), z.amax(dim=0).float())
     y = z.clamp(min=0) @ fc2.double().T + bias2.double()
@@ -198,6 +198,6 @@ def test_leaving_out_silent_tiles_changes_no_bit(dtype, neurons):
     # That they are left out is seen by weights that nothing may be multiplied with.
     fc2[:, 32:96] = torch.nan
     poisoned = Launch(x, fc1, bias1, fc2, None)
-    if launchers.tiles(launchers.capability(DEVICE), dtype.itemsize).block_k == 32:
+    if triton_ffn.tiles(triton_ffn.capability(DEVICE), dtype.itemsize).block_k == 32:
         assert torch.equal(poisoned.residual, every.residual)
     assert Launch(x, fc1, bias1, fc2, None, skip=False).residual.isnan().all()
