@@ -23,7 +23,6 @@ from pyneurons.model import device_layer, opt
 from pyneurons.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 VOCABULARY = checkpoints.BASE["vocab_size"]
@@ -31,7 +30,7 @@ CONTEXT = 24
 BATCH = 72
 """Rows of a micro-batch: three whole sequences."""
 
-Scanner = Callable[..., pyneurons.Scan] if TYPE_CHECKING else Any
+Scanner = Any  # a function of a directory and options of a scan
 
 
 def documents(seed: int, number: int) -> list[list[int]]:
@@ -230,14 +229,14 @@ def test_what_is_not_finite_is_named_with_its_layer(tmp_path: Path, on_device: S
         model.model.decoder.layers[1].fc1.bias[7] = 3e38
         model.model.decoder.layers[1].fc1.weight[7] = 3e38
     checkpoints.write_model(model, tmp_path)
-    with pytest.raises(NonFiniteError, match="layer 1: .*neuron 7"):
+    with pytest.raises(NonFiniteError, match=r"layer 1: .*neuron 7"):
         on_device(tmp_path, dtype="float32")
 
 
 def test_too_little_memory_is_refused_with_what_is_short(
     directory: Path, on_device: Scanner
 ) -> None:
-    with pytest.raises(ResourceError, match="gpu_memory: .* more are needed"):
+    with pytest.raises(ResourceError, match=r"gpu_memory: .* more are needed"):
         on_device(directory, dtype="float32", gpu_memory=10_000)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +36,6 @@ from pyneurons.engine.run import Engine, Passed
 from pyneurons.engine.weight_ring import checkpoint_ring
 from pyneurons.errors import NonFiniteError
 from pyneurons.model import device_layer, opt
-from pyneurons.model.checkpoint import Embeddings
 from pyneurons.observers.weights import bounds
 from pyneurons.reference import non_finite
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from pyneurons.engine.device import Device, Event
     from pyneurons.engine.run import Strips
+    from pyneurons.model.checkpoint import Embeddings
     from pyneurons.observers.ngram import NgramObserver
 
 FINITE: Final = 2**63 - 1
@@ -53,6 +54,28 @@ FINITE: Final = 2**63 - 1
 
 AHEAD: Final = 4
 """Micro-batches that are queued on the device before the host waits for the first of them."""
+
+
+@contextmanager
+def float32_sums() -> Iterator[None]:
+    """Let torch's products on a GPU sum in float32, of float32 operands that are not shortened.
+
+    Its defaults add parts of a sum in 16 bits where that is faster.
+    """
+    switches = torch.backends.cuda.matmul
+    names = (
+        "allow_tf32",
+        "allow_fp16_reduced_precision_reduction",
+        "allow_bf16_reduced_precision_reduction",
+    )
+    before = {name: getattr(switches, name) for name in names}
+    for name in names:
+        setattr(switches, name, False)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(switches, name, value)
 
 
 class DeviceEngine(Engine):
@@ -100,6 +123,7 @@ class DeviceEngine(Engine):
         plan, corpus, config = self.plan, self.corpus, self.config
         device, directory = self.device, self.writer.staging
         stack.callback(device.close)
+        stack.enter_context(float32_sums())
         self.at_once = 1
         self.rows = micro_batch(config, corpus.context)
         self.batches = list(micro_batches(corpus.lengths.tolist(), self.rows))
@@ -110,7 +134,11 @@ class DeviceEngine(Engine):
         self.compute = device.stream("compute")
         self.tables = self._tables_on_device()
         room = device.allocate(device_layer.room_bytes(self.rows, config.hidden_size, self.mode))
-        self.compute.run(partial(room.fill_, 0))
+
+        def clear() -> None:
+            room.zero_()
+
+        self.compute.run(clear)
         self.room = device_layer.Room.of(room, self.rows, config.hidden_size, self.mode)
         self.residual = DeviceResidual(
             device,
@@ -146,26 +174,20 @@ class DeviceEngine(Engine):
         self.ring = stack.enter_context(ring)
 
     def _tables_on_device(self) -> Embeddings:
-        def there(values: Tensor | None) -> Tensor | None:
-            if values is None:
-                return None
+        def there(values: Tensor) -> Tensor:
             size = values.numel() * values.element_size()
             memory = self.device.allocate(size).view(values.dtype).view(values.shape)
             memory.copy_(values)
             return memory
 
         host = self.embeddings
-        head = None if host.head is host.tokens else there(host.head)
-        tokens = there(host.tokens)
-        return Embeddings(
-            **{
-                name: there(getattr(host, name))
-                for name in host.__dataclass_fields__
-                if name not in ("tokens", "head")
-            },
-            tokens=tokens,
-            head=tokens if head is None else head,
-        )
+        tied = host.head is host.tokens
+        moved: dict[str, Any] = {
+            name: there(values)
+            for name, values in vars(host).items()
+            if values is not None and not (tied and name == "head")
+        }
+        return replace(host, **moved, **({"head": moved["tokens"]} if tied else {}))
 
     def _held(self, arrays: list[np.ndarray]) -> Any:
         return ops.hold(*arrays, backend=self.settings.backend)
