@@ -79,6 +79,18 @@ def test_products_run_on_tensor_cores_and_their_operands_arrive_by_themselves(ro
     assert all(row["utmastg"] for row in products if row["kernel"] == "ffn_up_tma")
 
 
+def test_fc2_has_as_many_buffers_as_fc1(rows):
+    """It loads the places of its tiles as well: with fc1's stages it had one on sm_80, which waits."""
+    stored = {
+        (row["architecture"], row["kernel"]): row["shared"]
+        for row in rows
+        if "66b" in row["models"] and "bfloat16" in row["variant"]
+    }
+    for architecture in (80, 90):
+        assert stored[architecture, "ffn_down"] >= stored[architecture, "ffn_up"]
+    assert stored[90, "ffn_down_tma"] >= 128 * 1024
+
+
 def test_the_committed_table_is_that_of_these_kernels(compiled):
     committed = ROOT / "bench" / "results" / f"triton-{triton.__version__}.md"
     assert list(committed.parent.glob("triton-*.md")), "the tables are gone"

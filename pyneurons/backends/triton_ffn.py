@@ -239,6 +239,8 @@ def down(
     strides = (h.stride(0), fc2_weight.stride(0), residual.stride(0))
     number_of_tiles = len(listed) * -(-outer // cut.block_n)
     has_bias = fc2_bias is not None
+    # The place of a tile is loaded as well, before what lies there: half of the stages go to that.
+    options = _options(cut, h) | {"num_stages": 2 * cut.stages - 1}
     if cut.variant == "tma":
         from pyneurons.kernels import ffn_tma
 
@@ -246,9 +248,7 @@ def down(
         programs = min(number_of_tiles, multiprocessors(h.device))
         launch = ffn_tma.ffn_down_tma_kernel[programs,]
         arguments = (*tensors, *sizes, *strides)
-        _with_descriptors(
-            partial(launch, *arguments, HAS_BIAS=has_bias, **_options(cut, h)), h.device
-        )
+        _with_descriptors(partial(launch, *arguments, HAS_BIAS=has_bias, **options), h.device)
         return
     from pyneurons.kernels import ffn as kernels
 
@@ -258,7 +258,7 @@ def down(
         *strides,
         HAS_BIAS=has_bias,
         WHOLE_K=neurons % cut.block_k == 0,
-        **_options(cut, h),
+        **options,
     )
 
 

@@ -26,6 +26,8 @@ Variant: TypeAlias = Literal["pointer", "tma"]
 class Tiles:
     """How the two products of `ffn` are cut: rows, columns and terms of a tile, and how it runs.
 
+    ``stages`` is for fc1; fc2 gets as many buffers in shared memory.
+
     ``variant`` "tma" reads operands by Hopper's tensor memory accelerator, in as many programs as the
     device has multiprocessors (``kernels/ffn_tma.py``): 16-bit elements, rows of D and F elements that
     are multiples of 16 bytes. It is stored for a shape only where it was measured to win.
