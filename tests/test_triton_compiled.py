@@ -43,6 +43,7 @@ def rows(compiled):
 
 def test_every_kernel_is_there_for_every_model(rows):
     kernels = {"ffn_up", "ffn_down", "live_tiles", "segment_counts", "ngram_keys", "ngram_coverage"}
+    kernels |= {"firing_rows", "ngram_triggers"}
     for architecture in (80, 90):
         for model in ("125m", "6.7b", "66b"):
             found = {

@@ -136,12 +136,12 @@ def firing_rows(mask: Tensor, order: Tensor | None, rows: Tensor, found: Tensor)
         rows.stride(0),
         HAS_ORDER=order is not None,
         SCAN=256 if interpreted else 2048,
-        ROWS=64,
+        ROWS=32,
         num_warps=8,
     )
 
 
-class _Lists:
+class Lists:
     """Lists of segments, one per neuron, that are filled up to a room.
 
     Entry k of neuron f stands at ``offsets[f] + k``.
@@ -196,7 +196,7 @@ def first_segments(
     at = torch.arange(neurons, device=device) * limit
     known = on_device(device, found.copy())
     room = torch.full((neurons,), limit, dtype=torch.int64, device=device)
-    lists = _Lists(at, room, known, flat, None)
+    lists = Lists(at, room, known, flat, None)
     most = max(1, DENSE_COUNTS // neurons)
     for start in range(0, len(long_enough), most):
         some = long_enough[start : start + most]
@@ -337,7 +337,7 @@ def ngram_triggers(
     found = torch.zeros(neurons, dtype=torch.int64, device=device)
     place_of = torch.empty_like(segment_of)
     first = int(np.searchsorted(lengths, threshold.min()))
-    lists = _Lists(places[:-1], places.diff(), found, place_of, fires)
+    lists = Lists(places[:-1], places.diff(), found, place_of, fires)
     first = short_triggers(mask, order, begin, length, lengths, least, places, lists, first)
     for start in range(first, len(lengths), LONG_SEGMENTS):
         some = slice(start, start + LONG_SEGMENTS)
@@ -363,7 +363,7 @@ def short_triggers(
     lengths: Ints,
     least: Tensor,
     offsets: Tensor,
-    lists: _Lists,
+    lists: Lists,
     first: int,
 ) -> int:
     """List segments from ``first`` on, in order of length, as far as programs count them; return the next.
