@@ -8,6 +8,8 @@ is no gradient.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -151,4 +153,9 @@ def _backend(tensor: Tensor) -> str | None:
     """Return the backend for the device of a tensor; None leaves the choice to `backends`."""
     if tensor.device.type != "cuda" or _env.backend() is not None:
         return None
+    return _of_cuda_devices()
+
+
+@cache
+def _of_cuda_devices() -> str:
     return "cuda" if backends.why_not("cuda") is None else "triton"

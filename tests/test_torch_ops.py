@@ -165,8 +165,10 @@ def test_errors_are_those_of_the_ops():
 def test_the_backend_follows_the_device(monkeypatch, device, asked, built, chosen):
     monkeypatch.setattr(torch_ops._env, "backend", lambda: asked)
     monkeypatch.setattr(backends, "why_not", lambda _: None if built else "it is not built")
+    torch_ops._of_cuda_devices.cache_clear()
     tensor = type("Tensor", (), {"device": torch.device(device)})
     assert torch_ops._backend(tensor) == chosen
+    torch_ops._of_cuda_devices.cache_clear()
 
 
 def test_they_are_there_once_the_module_is_imported():

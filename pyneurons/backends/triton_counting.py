@@ -30,6 +30,9 @@ LONG_SEGMENTS: Final = 64
 HISTOGRAM_ROWS: Final = 256
 """Rows of a histogram that are summed at once."""
 
+PINNED_BYTES: Final = 1 << 26
+"""Arrays up to this go to a device through pinned memory, which the host need not wait for."""
+
 DENSE_COUNTS: Final = 1 << 25
 """Counts of a run of segments that `first_segments` has at once: 128 MiB, and 3 times that in scratch."""
 
@@ -45,11 +48,11 @@ def on_device(device: Any, array: npt.NDArray[Any]) -> Tensor:
     import torch
 
     def copy() -> Tensor:
-        writable = array if array.flags.writeable else array.copy()  # torch warns of the others
-        there = torch.from_numpy(writable).to(device)
-        if there.device.type == "cuda":  # for who reads it later on another stream
-            torch.cuda.current_stream(there.device).synchronize()
-        return there
+        here = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns
+        if torch.device(device).type == "cuda" and array.nbytes <= PINNED_BYTES:
+            # From memory that is not pinned torch waits for all that the stream has to do.
+            return here.pin_memory().to(device, non_blocking=True)
+        return here.to(device)
 
     return made_of(array, ("copy", str(device), array.dtype.str), copy)
 
@@ -264,7 +267,7 @@ def ngram_coverage(
     from pyneurons.kernels.ngram_coverage import ngram_coverage_kernel
 
     device, neurons = histogram.device, histogram.shape[1]
-    lengths = np.diff(segments)
+    lengths = made_of(segments, "lengths", lambda: np.diff(segments))
     bounds = on_device(device, segments)
     first = int(np.searchsorted(lengths, 2))
     end = len(lengths) - len(large)
