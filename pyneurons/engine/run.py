@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from pyneurons._progress import Progress
     from pyneurons.corpus import Corpus
-    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.model.source import WeightSource
     from pyneurons.observers.ngram import NgramCounts
     from pyneurons.result import RunWriter
 
@@ -138,7 +138,7 @@ class Engine:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: WeightSource,
         corpus: Corpus,
         settings: Settings,
         writer: RunWriter,
