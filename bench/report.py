@@ -13,9 +13,10 @@ from goals import GOALS
 from results import Results
 from roofline import on
 from side_by_side import OWN_FORWARD
+from tables import number, spread, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from results import Record
 
@@ -53,28 +54,6 @@ OP_PARTS: Final = (
     "ngram_triggers",
     "layers",
 )
-
-
-def number(value: float) -> str:
-    """Write a number with three digits, or all of them before the point."""
-    if abs(value) >= 1e9:
-        return f"{value / 1e9:.3g}G"
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:.3g}M"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def spread(values: Sequence[float], unit: str = "") -> str:
-    """Write a median with its quartiles, where these differ."""
-    low, middle, high = (number(value) for value in values)
-    return f"{middle}{unit}" + (f" ({low} to {high})" if low != high else "")
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a Markdown table; the first column is text, the others are numbers."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def goals(results: Results) -> str:
