@@ -31,6 +31,11 @@ class Results:
         """Read the files of all machines."""
         return [cls.load(path) for path in sorted(FOLDER.glob("*.json"))]
 
+    @property
+    def card(self) -> str | None:
+        """Name of the GPU that was measured, or None where it was the processor."""
+        return self.facts.get("card")
+
     def records(self, part: str, **equal: Any) -> list[Record]:
         """Return the records of a part whose fields equal the values given."""
         records = self.parts.get(part, {}).get("records", [])
