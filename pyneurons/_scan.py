@@ -23,10 +23,11 @@ from pyneurons.result import FORMAT, Run, RunWriter, columns_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pyneurons.engine.device import Device
     from pyneurons.model.checkpoint import Checkpoint
 
-DTYPES = ("auto", "float32", "bfloat16")
-DEVICES = ("auto", "cpu")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
 DEMO = "demo"
 UNTRAINED = "demo-untrained"
 FLOAT32_ONLY = "torch"  # the backend
@@ -44,6 +45,7 @@ def scan(
     layers: Sequence[int] | None = None,
     max_tokens: int | Mapping[str, int] | None = None,
     memory: float | str | None = None,
+    gpu_memory: float | str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     backend: str = "auto",
@@ -89,9 +91,15 @@ def scan(
     memory : number of bytes or str, optional
         Peak resident memory of the process, such as ``"2GB"``. Default: what the process has now
         and 60 % of what is free.
-    device : {"auto", "cpu"}
-    dtype : {"auto", "float32", "bfloat16"}
-        Numeric mode; ``"auto"`` is bfloat16 where the processor multiplies it, else float32.
+    gpu_memory : number of bytes or str, optional
+        Peak memory of a scan on a GPU there. Default: what is free.
+    device : {"auto", "cpu", "cuda"}
+        ``"cuda"``: the first GPU that torch sees; layer by layer, weights streamed from disk, the
+        residual stream and the bits in its memory, in the host's or in a file (`pyneurons plan` tells
+        which). ``"auto"`` is the CPU: no GPU has run this program's tests yet.
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+        Numeric mode; ``"auto"`` is bfloat16 where the processor multiplies it, else float32; on a GPU
+        the checkpoint's where that has 16 bits, else bfloat16. float16 is for GPUs alone.
         float32 multiplies by parts of bfloat16 where the backend has AMX, as exactly as torch and
         faster; elsewhere, and with the backend ``"torch"``, torch multiplies. The manifest says
         which (``numeric.float32_products``).
@@ -141,7 +149,9 @@ def scan(
     """
     from pyneurons import backends, demo
     from pyneurons import corpus as corpora
+    from pyneurons.engine.device_run import DeviceEngine
     from pyneurons.engine.plan import parse_memory
+    from pyneurons.engine.quantity import size_of
     from pyneurons.engine.run import Engine, Settings
     from pyneurons.model.checkpoint import Checkpoint, load_tokenizer, resolve
     from pyneurons.observers.unembedding import PROJECTIONS
@@ -157,8 +167,9 @@ def scan(
         message += f"expected list_limit >= {LEAST_LIST_LIMIT}, flip_sample >= 0, threads >= 1"
         raise InputError(message)
     memory_bytes = parse_memory(memory)
-    chosen = backends.resolve(None if backend == "auto" else backend)
-    mode = _mode(dtype, chosen.name)
+    gpu_bytes = None if gpu_memory is None else size_of(gpu_memory, "gpu_memory")
+    hardware = open_device() if device == "cuda" else None
+    chosen = backends.resolve(_backend(backend, device))
 
     with tempfile.TemporaryDirectory(prefix="pyneurons-") as scratch:
         if model == DEMO:
@@ -169,6 +180,7 @@ def scan(
             directory = resolve(model)
         checkpoint = Checkpoint(directory)
         config = checkpoint.config
+        mode = _mode(dtype, chosen.name, checkpoint if hardware is not None else None)
         context = config.max_position_embeddings if context is None else context
         if not 2 <= context <= config.max_position_embeddings:
             message = f"context: {context} is not between 2 and {config.max_position_embeddings}, "
@@ -210,8 +222,10 @@ def scan(
                 keep_bits=keep_bits,
                 projection=projection,
                 residual=residual,
+                gpu_memory=gpu_bytes,
             )
-            engine = Engine(checkpoint, tokens, settings, writer, shown)
+            given = (checkpoint, tokens, settings, writer, shown)
+            engine = Engine(*given) if hardware is None else DeviceEngine(hardware, *given)
             outcome = engine.run()
             manifest = {
                 "format": FORMAT,
@@ -286,7 +300,37 @@ def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     return wanted
 
 
-def _mode(dtype: str, backend: str) -> str:
+def open_device() -> Device[Any]:
+    """Return the GPU.
+
+    Raises
+    ------
+    BackendUnavailable
+        If torch sees none.
+    """
+    from pyneurons.engine.device_cuda import CudaDevice
+
+    return CudaDevice()
+
+
+def _backend(backend: str, device: str) -> str | None:
+    """Return the name of a backend: on a GPU CUDA's kernels where they are built, else Triton's."""
+    from pyneurons import backends
+
+    if backend != "auto":
+        return backend
+    if device != "cuda":
+        return None
+    return "cuda" if backends.why_not("cuda") is None else "triton"
+
+
+def _mode(dtype: str, backend: str, on_device: Checkpoint | None) -> str:
+    if on_device is not None and dtype == "auto":
+        stored = on_device.dtype
+        return str(stored).removeprefix("torch.") if stored.itemsize == 2 else "bfloat16"
+    if on_device is None and dtype == "float16":
+        message = "dtype: float16 is for device='cuda'; on the CPU pass 'bfloat16' or 'float32'"
+        raise InputError(message)
     if backend == FLOAT32_ONLY:
         if dtype == "bfloat16":
             message = f"backend: {backend!r} multiplies float32 only, not dtype {dtype!r}"

@@ -167,8 +167,13 @@ def scan_command(
         list[str] | None, typer.Option(help="Positions to run, or name=number for a domain.")
     ] = None,
     memory: Annotated[str | None, typer.Option(help="Peak memory, such as 2GB.")] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    gpu_memory: Annotated[
+        str | None, typer.Option(help="Peak memory of a GPU, such as 40GiB. Default: what is free.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda (a GPU), or auto: the CPU.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16, or on a GPU float16.")
+    ] = "auto",
     backend: Annotated[str, typer.Option(help="auto, or a backend's name.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Default: all processors.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run at --out.")] = False,
@@ -212,6 +217,7 @@ def scan_command(
         layers=_numbers(layers, "--layers"),
         max_tokens=_max_tokens(max_tokens),
         memory=memory,
+        gpu_memory=gpu_memory,
         device=device,
         dtype=dtype,
         backend=backend,

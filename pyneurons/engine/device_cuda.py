@@ -70,12 +70,21 @@ class CudaDevice:
     on in the order of the stream that it was allocated on, which is none of ours.
     """
 
+    reserve = (
+        1 << 29
+    )  # cuBLAS workspaces, and what torch's allocator leaves between buffers; a guess
+
     def __init__(self, index: int = 0) -> None:
         if not torch.cuda.is_available():
             message = "cuda: torch sees no GPU"
             raise BackendUnavailable(message)
         self._device = torch.device("cuda", index)
         self._streams: list[CudaStream] = []
+
+    def free_bytes(self) -> int:
+        """Return what the driver calls free; this process has its context by then."""
+        free: int = torch.cuda.mem_get_info(self._device)[0]
+        return free
 
     def allocate(self, size: int) -> Tensor:
         """Return device memory, uint8 [size]."""
