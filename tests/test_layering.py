@@ -17,12 +17,14 @@ PACKAGE = ROOT / "pyneurons"
 GROUND = {"errors": 0, "_env": 1, "_memory": 0, "_progress": 1, "covering": 1, "result": 1}
 LEFT = {
     "panels": 1,
+    "shadows": 1,
     "reference": 2,
     "_core": 2,
     "_cuda": 2,
     "kernels": 2,
     "backends": 3,
     "ops": 4,
+    "torch_ops": 5,
     "model": 5,
     "corpus": 5,
     "demo": 5,
@@ -42,6 +44,8 @@ ONLY_IN = {
     "triton": {"backends/"},
     "torch": {
         "panels.py",
+        "shadows.py",
+        "torch_ops.py",
         "reference.py",
         "ops.py",
         "backends/",
