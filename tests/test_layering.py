@@ -157,6 +157,41 @@ def test_importing_the_package_loads_no_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+BLOCKED = (
+    "accelerate, huggingface_hub, matplotlib, pandas, rich, tokenizers, transformers, triton, typer, "
+    "zstandard"
+)
+SCAN_OF_IDS = """
+import shutil, sys
+from pathlib import Path
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in sys.argv[1].split(", "):
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocker())
+import pyneurons
+from pyneurons import demo
+for file in ("config.json", "model.safetensors"):
+    shutil.copy(demo.model_directory() / file, sys.argv[2])
+ids = [list(range(4, 200)), list(range(9, 70))]
+scan = pyneurons.scan(sys.argv[2], ids, layers=[0], context=64, dtype="float32", progress=False)
+print(scan.tokens)
+"""
+
+
+def test_a_scan_of_token_ids_needs_none_of_these(tmp_path: Path) -> None:
+    """So that it runs where PyTorch is all that is installed, beside NumPy, safetensors, pyarrow."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCAN_OF_IDS, BLOCKED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 200
+
+
 def test_kernels_is_no_package() -> None:
     """A regular package here would be imported in place of Hugging Face's `kernels`."""
     assert not (ROOT / "kernels" / "__init__.py").exists()

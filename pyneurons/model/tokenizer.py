@@ -23,10 +23,12 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
     InputError
         If a file is there and cannot be read as what it is named.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
     whole = directory / "tokenizer.json"
     vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
+    if not whole.is_file() and not (vocabulary.is_file() and merges.is_file()):
+        return None
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
     # The tokenizers library raises plain Exception for every kind of bad file.
     if whole.is_file():
         try:
@@ -34,7 +36,7 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
         except Exception as error:
             message = f"{whole}: not a tokenizer ({error})"
             raise InputError(message) from error
-    elif vocabulary.is_file() and merges.is_file():
+    else:
         try:
             model = models.BPE.from_file(str(vocabulary), str(merges))
         except Exception as error:
@@ -43,8 +45,6 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
         tokenizer = Tokenizer(model)
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-    else:
-        return None
     return _plain(tokenizer)
 
 
