@@ -11,6 +11,7 @@ import torch
 import inputs
 from pyneurons import _env, backends, corpus, demo, ops, reference
 from pyneurons.corpus import ngram_index
+from pyneurons.engine.counting import join
 from pyneurons.engine.mask import StripShape
 from pyneurons.engine.neuron_order import (
     bits_by_neuron,
@@ -19,7 +20,6 @@ from pyneurons.engine.neuron_order import (
     ngrams_by_neuron,
     ordered_weights,
 )
-from pyneurons.engine.run import _join
 from pyneurons.errors import ShapeError
 from pyneurons.model import opt
 from pyneurons.model.checkpoint import Checkpoint
@@ -207,7 +207,7 @@ def observed(
             found[n].append((start, observer.observe(words, parts[-1]["fires"], **given)))
     arrays = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
     arrays["position_fires"] = np.concatenate(positions, axis=-1)
-    return arrays, {n: _join(some) for n, some in found.items()}
+    return arrays, {n: join(some) for n, some in found.items()}
 
 
 def test_counters_brought_back_are_those_of_the_mask_in_its_own_order() -> None:
