@@ -158,7 +158,7 @@ def test_a_random_checkpoint_is_what_it_is_on_disk(toy, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_runs, "RunWriter", Counting)
         corpus = engine_runs.corpus(rows, toy.config.vocab_size)
-        outcome = engine_runs.run_engine(toy, corpus, torch.device("cpu"), statistics=True)
+        outcome = engine_runs.run_engine(toy, corpus, statistics=True, toy=True)
     assert outcome["timing"]["layers_s"] > 0
     assert sorted(counted) == [0, 1]
     for layer, fires in counted.items():
@@ -200,8 +200,8 @@ def test_goals_find_their_figures():
             {**fc1, "of_mm": [0.9, 0.93, 0.94]},
         ],
         forward=[
-            {**forward, "statistics": False, "layers_s": 10.0, "of_gemm": 0.8, "stall": 0.004},
-            {**forward, "statistics": True, "layers_s": 10.5, "layer_tokens_per_s": 900.0},
+            {**forward, "statistics": False, "seconds": 10.0, "of_gemm": 0.8, "stall": 0.004},
+            {**forward, "statistics": True, "seconds": 10.5, "layer_tokens_per_s": 900.0},
             {**forward, "model": "6.7b", "absent": "no time"},
         ],
         beside=[
@@ -233,7 +233,7 @@ def test_toy_shapes_reach_no_goal():
         "what": "forward",
         "model": "66b",
         "statistics": False,
-        "layers_s": 1,
+        "seconds": 1,
         "of_gemm": 0.99,
     }
     page = summary.goals(found_on_a_card(forward=[forward]), toy=True)

@@ -114,7 +114,7 @@ def _counters(results: Results) -> str:
     rows = [
         (
             r["model"],
-            f"{r['mode']} on {r['device']}",
+            r["mode"],
             f"{r['tokens']:,}",
             f"{r['cells_that_differ']:,} of {r['cells']:,}",
             f"{100 * r['most_flipped']:.2g} %",
@@ -122,7 +122,7 @@ def _counters(results: Results) -> str:
         )
         for r in there(results, "counters", what="counters")
     ]
-    head = ("model", "against float32 on the CPU", "tokens", "counters that differ")
+    head = ("model", "mode, against float32 on the CPU", "tokens", "counters that differ")
     return table((*head, "most flipped, a layer", "band"), rows) if rows else ""
 
 
