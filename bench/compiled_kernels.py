@@ -162,6 +162,13 @@ def launch(hidden: int, neurons: int, dtype: torch.dtype | None) -> None:
         meta(4097, neurons, dtype=torch.int32),
         meta(1, neurons, dtype=torch.int64),
     )
+    rows, numbers = meta(neurons, 16, dtype=torch.int64), meta(neurons + 1, dtype=torch.int64)
+    triton_counting.firing_rows(mask, None, rows, numbers)
+    triton_counting.firing_rows(mask, order, rows, numbers)
+    begin = meta(len(lengths), dtype=torch.int64)
+    lists = triton_counting.Lists(numbers, numbers, numbers, order, numbers)
+    least = meta(neurons, dtype=torch.int64)
+    triton_counting.short_triggers(mask, order, begin, begin, lengths, least, numbers, lists, 0)
     ids, starts = meta(tokens, dtype=torch.uint16), meta(2442, dtype=torch.int64)
     for n in (1, 2, 3, 5):
         triton_counting.ngram_keys(ids, starts, n, 16, 2, meta(tokens, dtype=torch.uint64))
@@ -172,14 +179,23 @@ def compile_all(architecture: int) -> list[Compiled]:
     import triton
 
     from pyneurons.backends import triton_ffn
-    from pyneurons.kernels import ffn, ffn_tma, ngram_coverage, ngram_keys, segment_counts
+    from pyneurons.kernels import (
+        ffn,
+        ffn_tma,
+        firing_rows,
+        ngram_coverage,
+        ngram_keys,
+        ngram_triggers,
+        segment_counts,
+    )
 
     assert not triton.knobs.runtime.interpret, "TRITON_INTERPRET is set: nothing is compiled"
     triton.runtime.driver.set_active(Driver(architecture))
     triton_ffn.capability = lambda _: architecture
     triton_ffn.multiprocessors = lambda _: MULTIPROCESSORS[architecture]
     found: list[tuple[str, str, Any]] = []
-    for module in (ffn, ffn_tma, ngram_coverage, ngram_keys, segment_counts):
+    modules = (ffn, ffn_tma, firing_rows, ngram_coverage, ngram_keys, ngram_triggers)
+    for module in (*modules, segment_counts):
         for name, kernel in list(vars(module).items()):
             if name.endswith("_kernel"):
                 plain = kernel._kernel if isinstance(kernel, Recorder) else kernel

@@ -28,7 +28,7 @@ def firing_rows_kernel(
     bit = tl.arange(0, 32)
     neuron = word * 32 + bit
     real = neuron < neurons
-    found = tl.load(found_ptr + neuron, mask=real, other=limit)
+    found = tl.load(found_ptr + neuron, mask=real, other=limit).to(tl.int32)
     lacking = tl.sum((found < limit).to(tl.int32) << bit, axis=0)
     start = tl.full([], 0, tl.int64)
     while (start < length) & (lacking != 0):
@@ -56,4 +56,4 @@ def firing_rows_kernel(
                 found = tl.minimum(found + tl.sum(fires, axis=0), limit)
                 lacking = tl.sum((found < limit).to(tl.int32) << bit, axis=0)
         start += SCAN
-    tl.store(found_ptr + neuron, found, mask=real)
+    tl.store(found_ptr + neuron, found.to(tl.int64), mask=real)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pyneurons.engine.device import Device
-    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.model.source import WeightSource
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -36,9 +36,10 @@ LEAST_LIST_LIMIT = 50  # K of bigrams and trigrams: the default detectors need w
 
 
 def scan(
-    model: str | Path,
+    model: str | Path | Any,
     corpus: Any,
     *,
+    tokenizer: Any = None,
     context: int | None = None,
     packing: str = "pack",
     ngrams: Sequence[int] = (1, 2, 3),
@@ -72,12 +73,15 @@ def scan(
     ----------
     model : str or Path
         A checkpoint directory, a Hugging Face id (local cache, or download), ``"demo"``, or
-        ``"demo-untrained"`` (the demo's shape with random weights, as a control).
+        ``"demo-untrained"`` (the demo's shape with random weights, as a control); or an OPT model
+        of transformers, wherever its weights are: `pyneurons.model.loaded`.
     corpus
         A path or glob (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .npy, .bin), an iterable of
         str or of token-id lists, a ``datasets.Dataset``, a dict {domain: any of these}, or
         ``"demo"``. A 2-d .npy holds sequences as they are and is not mixed with documents. The
         boundary id (2) inside a list of ids ends a document there.
+    tokenizer : path, tokenizers.Tokenizer or fast tokenizer of transformers, optional
+        Of text. Default: the one in the checkpoint's directory; a model that is an object has none.
     context : int, optional
         Positions of a full sequence, BOS included. Default: the model's maximum.
     packing : {"pack", "document"}
@@ -154,6 +158,8 @@ def scan(
     from pyneurons.engine.quantity import size_of
     from pyneurons.engine.run import Engine, Settings
     from pyneurons.model.checkpoint import Checkpoint, load_tokenizer, resolve
+    from pyneurons.model.loaded import LoadedModel
+    from pyneurons.model.tokenizer import tokenizer_of
     from pyneurons.observers.unembedding import PROJECTIONS
 
     began = time.time()
@@ -168,17 +174,21 @@ def scan(
         raise InputError(message)
     memory_bytes = parse_memory(memory)
     gpu_bytes = None if gpu_memory is None else size_of(gpu_memory, "gpu_memory")
+    own_tokenizer = None if tokenizer is None else tokenizer_of(tokenizer)
     hardware = open_device() if device == "cuda" else None
     chosen = backends.resolve(_backend(backend, device))
 
     with tempfile.TemporaryDirectory(prefix="pyneurons-") as scratch:
-        if model == DEMO:
-            directory = demo.model_directory()
+        if not isinstance(model, (str, Path)):
+            checkpoint: WeightSource = LoadedModel(model)
+        elif model == DEMO:
+            checkpoint = Checkpoint(demo.model_directory())
         elif model == UNTRAINED:
-            directory = demo.untrained_twin(Path(scratch) / "untrained")
+            checkpoint = Checkpoint(demo.untrained_twin(Path(scratch) / "untrained"))
         else:
-            directory = resolve(model)
-        checkpoint = Checkpoint(directory)
+            checkpoint = Checkpoint(resolve(model))
+        if own_tokenizer is None and checkpoint.directory is not None:
+            own_tokenizer = load_tokenizer(checkpoint.directory)
         config = checkpoint.config
         mode = _mode(dtype, chosen.name, checkpoint if hardware is not None else None)
         context = config.max_position_embeddings if context is None else context
@@ -196,7 +206,7 @@ def scan(
         ):
             tokens = corpora.read(
                 demo.demo_corpus() if isinstance(corpus, str) and corpus == DEMO else corpus,
-                load_tokenizer(directory),
+                own_tokenizer,
                 context=context,
                 packing=packing,
                 vocab_size=config.vocab_size,
@@ -324,7 +334,7 @@ def _backend(backend: str, device: str) -> str | None:
     return "cuda" if backends.why_not("cuda") is None else "triton"
 
 
-def _mode(dtype: str, backend: str, on_device: Checkpoint | None) -> str:
+def _mode(dtype: str, backend: str, on_device: WeightSource | None) -> str:
     if on_device is not None and dtype == "auto":
         stored = on_device.dtype
         return str(stored).removeprefix("torch.") if stored.itemsize == 2 else "bfloat16"
@@ -362,12 +372,14 @@ def _reading(shown: Progress) -> Any:
     return report
 
 
-def _model_entry(model: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    config = checkpoint.config
+def _model_entry(model: object, checkpoint: WeightSource) -> dict[str, Any]:
+    config, directory = checkpoint.config, checkpoint.directory
+    given = str(model) if isinstance(model, (str, Path)) else f"{type(model).__name__} object"
+    named = given in (DEMO, UNTRAINED)
     return {
-        "name": str(model) if str(model) in (DEMO, UNTRAINED) else Path(str(model)).name,
-        "given": str(model),
-        "directory": str(checkpoint.directory),
+        "name": checkpoint.name if directory is None else given if named else Path(given).name,
+        "given": given,
+        "directory": None if directory is None else str(directory),
         "fingerprint": checkpoint.fingerprint(),
         "dtype": str(checkpoint.dtype).removeprefix("torch."),
         "n_layers": config.num_hidden_layers,

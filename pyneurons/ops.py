@@ -1072,6 +1072,10 @@ def _threads(op: str, threads: int) -> int:
 
 def _first_shorter(segments: Any) -> int | None:
     """Return the first segment that is shorter than the one before it."""
+    return held.made_of(segments, "shorter", lambda: _find_shorter(segments))
+
+
+def _find_shorter(segments: Any) -> int | None:
     for start in range(0, len(segments) - 1, _CHECKED):
         lengths = np.diff(segments[start : start + _CHECKED + 2])
         if np.any(lengths[1:] < lengths[:-1]):
@@ -1095,12 +1099,18 @@ def _bounds(
         wanted = f"from 0 to {last}" if whole else f"within 0 to {last}"
         message = f"{op}: {name} goes from {first} to {end}, expected {wanted}"
         raise ShapeError(message)
-    for start in range(0, 0 if ascends else len(value) - 1, _CHECKED):
+    where = None if ascends else held.made_of(value, "decreases", lambda: _find_decrease(value))
+    if where is not None:
+        message = f"{op}: {name} decreases at {where}"
+        raise ShapeError(message)
+
+
+def _find_decrease(value: Any) -> int | None:
+    for start in range(0, len(value) - 1, _CHECKED):
         some = value[start : start + _CHECKED + 1]
         if np.any(some[1:] < some[:-1]):
-            where = start + int(np.argmax(some[1:] < some[:-1])) + 1
-            message = f"{op}: {name} decreases at {where}"
-            raise ShapeError(message)
+            return start + int(np.argmax(some[1:] < some[:-1])) + 1
+    return None
 
 
 def _mask_and_order(op: str, mask: Any, order: Any) -> tuple[Any, Any, int]:

@@ -207,6 +207,28 @@ def test_weights_are_converted_on_the_device(
     assert abs(int(other.fires.sum()) - int(fires)) < 0.01 * fires
 
 
+def test_triton_counts_as_the_cpu(tmp_path: Path, on_device: Scanner) -> None:
+    """The whole scan by its kernels, here in the interpreter; one layer, in float32."""
+    checkpoints.make(tmp_path, "pre", seed=3, num_hidden_layers=1)
+    options = {"dtype": "float32", "max_tokens": 300, "ngrams": (1, 2)}
+    one = on_cpu(tmp_path, **options)
+    other = on_device(tmp_path, backend="triton", **options)
+    np.testing.assert_array_equal(one.bits(0), other.bits(0))
+    np.testing.assert_array_equal(one.position_fires(0), other.position_fires(0))
+    for table in ("ngrams", "examples"):
+        assert one._run.table(table).equals(other._run.table(table)), table
+
+
+def test_float16_by_triton(tmp_path: Path, on_device: Scanner) -> None:
+    """The mode that the checkpoint has, beside float32 on the same tokens."""
+    checkpoints.make(tmp_path, "pre", seed=5, dtype=torch.float16, num_hidden_layers=1)
+    scan = on_device(tmp_path, backend="triton", max_tokens=200, flip_sample=200, ngrams=(1,))
+    assert scan.manifest["numeric"]["mode"] == "float16"
+    flips = scan.manifest["numeric"]["flips"]["0"]
+    assert flips["fires"] > 1000
+    assert flips["gained_share"] + flips["lost_share"] < 0.005
+
+
 def test_the_mode_of_a_16_bit_checkpoint_is_its_own(tmp_path: Path, on_device: Scanner) -> None:
     checkpoints.make(tmp_path, "pre", seed=5, dtype=torch.bfloat16)
     assert on_device(tmp_path).manifest["numeric"]["mode"] == "bfloat16"
@@ -320,7 +342,7 @@ print(_env.peak_resident_bytes(), *plan["predicted_peak"].values(), *plan["resid
 """
 
 
-@pytest.mark.parametrize("gpu", ["2GB", "260MB"])
+@pytest.mark.parametrize("gpu", ["2GB", "480MB"])
 def test_the_predicted_peak_is_held(tmp_path: Path, gpu: str) -> None:
     """Host and device are the same memory here, so that the process shows the sum of both."""
     checkpoints.make(
@@ -337,5 +359,5 @@ def test_the_predicted_peak_is_held(tmp_path: Path, gpu: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     peak, device, host, _, *rows = map(int, done.stdout.split())
-    assert (rows[0] < ids.size) == (gpu == "260MB")
+    assert (rows[0] < ids.size) == (gpu == "480MB")
     assert 0.6 * (device + host) < peak <= device + host

@@ -30,6 +30,7 @@ from pyneurons.engine.quantity import number_of, rate_of, size_of
 from pyneurons.errors import InputError, ResourceError
 from pyneurons.model.checkpoint import find_config
 from pyneurons.model.config import PUBLISHED
+from pyneurons.observers.vocabulary_device import projection_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,9 @@ def test_125m_by_hand() -> None:
         "bits": 384 * tokens,
         "row orders": 8 * tokens,
         "workspace": 2 * (5 * 65_536 + 4) * 768,
-        "products": 2 * 65_536 * 3072 + 2 * 4 * 4096 * 768,
+        # More than h of a micro-batch takes, 2 * 65,536 * 3,072, and a block of norms.
+        "counters": 4 * 2048 * 3072,
+        "scores": projection_bytes(50_272, 768, 768),
     }
     assert plan.host == {
         "process": HOST_RESERVE,

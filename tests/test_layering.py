@@ -37,7 +37,7 @@ RANKS = GROUND | LEFT | RIGHT | TOP
 
 ONLY_IN = {
     "transformers": {"model/checkpoint.py", "model/config.py", "demo/train.py"},
-    "accelerate": {"model/checkpoint.py"},
+    "accelerate": {"model/loaded.py", "model/device_memory.py"},
     "huggingface_hub": {"model/checkpoint.py"},
     "safetensors": {"result.py", "model/", "demo/"},
     "pyarrow": {"result.py", "corpus/"},

@@ -255,6 +255,7 @@ def test_arrays_that_are_held_are_looked_at_and_copied_once(on_device):
         made = [dict(one.made) for one in held._held.values()]
         assert {what if isinstance(what, str) else what[0] for one in made for what in one} == {
             "range",
+            "decreases",
             "copy",
             "pieces",
         }

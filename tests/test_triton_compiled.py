@@ -42,8 +42,8 @@ def rows(compiled):
 
 
 def test_every_kernel_is_there_for_every_model(rows):
-    kernels = {"ffn_up", "ffn_down", "pack", "live_tiles"}
-    kernels |= {"segment_counts", "ngram_keys", "ngram_coverage"}
+    kernels = {"ffn_up", "ffn_down", "pack", "live_tiles", "firing_rows"}
+    kernels |= {"segment_counts", "ngram_keys", "ngram_coverage", "ngram_triggers"}
     for architecture in (80, 90):
         for model in ("125m", "6.7b", "66b"):
             found = {

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pyneurons.backends import Backend, Op, triton_counting, triton_ffn
+from pyneurons.backends.held import made_of
 from pyneurons.backends.triton_counting import on_device
 from pyneurons.errors import BackendUnavailable, DTypeError
 from pyneurons.panels import Panels, SplitPanels
@@ -212,9 +213,8 @@ class _Ops:
             added,
             added_large,
         )
-        singletons = int(
-            np.searchsorted(np.diff(segments), 2) - np.searchsorted(np.diff(segments), 1)
-        )
+        lengths = made_of(segments, "lengths", lambda: np.diff(segments))
+        singletons = int(np.searchsorted(lengths, 2) - np.searchsorted(lengths, 1))
         check_remainder(rest.cpu().numpy(), singletons)
         added[1] += rest.to(torch.int32)
         _add(added, histogram)

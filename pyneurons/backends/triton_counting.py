@@ -30,6 +30,9 @@ LONG_SEGMENTS: Final = 64
 HISTOGRAM_ROWS: Final = 256
 """Rows of a histogram that are summed at once."""
 
+PINNED_BYTES: Final = 1 << 26
+"""Arrays up to this go to a device through pinned memory, which the host need not wait for."""
+
 DENSE_COUNTS: Final = 1 << 25
 """Counts of a run of segments that `first_segments` has at once: 128 MiB, and 3 times that in scratch."""
 
@@ -45,11 +48,11 @@ def on_device(device: Any, array: npt.NDArray[Any]) -> Tensor:
     import torch
 
     def copy() -> Tensor:
-        writable = array if array.flags.writeable else array.copy()  # torch warns of the others
-        there = torch.from_numpy(writable).to(device)
-        if there.device.type == "cuda":  # for who reads it later on another stream
-            torch.cuda.current_stream(there.device).synchronize()
-        return there
+        here = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns
+        if torch.device(device).type == "cuda" and array.nbytes <= PINNED_BYTES:
+            # From memory that is not pinned torch waits for all that the stream has to do.
+            return here.pin_memory().to(device, non_blocking=True)
+        return here.to(device)
 
     return made_of(array, ("copy", str(device), array.dtype.str), copy)
 
@@ -136,12 +139,12 @@ def firing_rows(mask: Tensor, order: Tensor | None, rows: Tensor, found: Tensor)
         rows.stride(0),
         HAS_ORDER=order is not None,
         SCAN=256 if interpreted else 2048,
-        ROWS=64,
+        ROWS=32,
         num_warps=8,
     )
 
 
-class _Lists:
+class Lists:
     """Lists of segments, one per neuron, that are filled up to a room.
 
     Entry k of neuron f stands at ``offsets[f] + k``.
@@ -196,7 +199,7 @@ def first_segments(
     at = torch.arange(neurons, device=device) * limit
     known = on_device(device, found.copy())
     room = torch.full((neurons,), limit, dtype=torch.int64, device=device)
-    lists = _Lists(at, room, known, flat, None)
+    lists = Lists(at, room, known, flat, None)
     most = max(1, DENSE_COUNTS // neurons)
     for start in range(0, len(long_enough), most):
         some = long_enough[start : start + most]
@@ -264,7 +267,7 @@ def ngram_coverage(
     from pyneurons.kernels.ngram_coverage import ngram_coverage_kernel
 
     device, neurons = histogram.device, histogram.shape[1]
-    lengths = np.diff(segments)
+    lengths = made_of(segments, "lengths", lambda: np.diff(segments))
     bounds = on_device(device, segments)
     first = int(np.searchsorted(lengths, 2))
     end = len(lengths) - len(large)
@@ -337,7 +340,7 @@ def ngram_triggers(
     found = torch.zeros(neurons, dtype=torch.int64, device=device)
     place_of = torch.empty_like(segment_of)
     first = int(np.searchsorted(lengths, threshold.min()))
-    lists = _Lists(places[:-1], places.diff(), found, place_of, fires)
+    lists = Lists(places[:-1], places.diff(), found, place_of, fires)
     first = short_triggers(mask, order, begin, length, lengths, least, places, lists, first)
     for start in range(first, len(lengths), LONG_SEGMENTS):
         some = slice(start, start + LONG_SEGMENTS)
@@ -363,7 +366,7 @@ def short_triggers(
     lengths: Ints,
     least: Tensor,
     offsets: Tensor,
-    lists: _Lists,
+    lists: Lists,
     first: int,
 ) -> int:
     """List segments from ``first`` on, in order of length, as far as programs count them; return the next.

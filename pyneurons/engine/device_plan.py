@@ -25,7 +25,7 @@ from pyneurons.engine.mask import STRIP_WORDS, StripShape
 from pyneurons.errors import InputError, ResourceError
 from pyneurons.model.device_layer import ATTENTION_ROWS, BLOCK_ROWS
 from pyneurons.model.opt import bucket
-from pyneurons.observers.unembedding import NEURON_BLOCK
+from pyneurons.observers.vocabulary_device import projection_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -358,7 +358,9 @@ class _Arrangement:
         count = {
             "counters": 4 * work.context * neurons,
             "histogram": histogram * neurons,
-            "scores": 4 * config.vocab_size * NEURON_BLOCK,
+            "scores": projection_bytes(
+                config.vocab_size, config.word_embed_proj_dim, width, item=numbers.weight_item
+            ),
         }
         return _largest_phase(kept, forward, again, count)
 

@@ -132,7 +132,7 @@ class DeviceEngine(Engine):
             (int(corpus.starts[first]), int(corpus.starts[stop])) for first, stop in self.batches
         ]
         self.compute = device.stream("compute")
-        self.tables = self._tables_on_device()
+        self.embeddings = self._embeddings_on_device()
         room = device.allocate(device_layer.room_bytes(self.rows, config.hidden_size, self.mode))
 
         def clear() -> None:
@@ -173,7 +173,9 @@ class DeviceEngine(Engine):
         # Entered last, so left first: nothing is given to streams any more when stores go.
         self.ring = stack.enter_context(ring)
 
-    def _tables_on_device(self) -> Embeddings:
+    def _embeddings_on_device(self) -> Embeddings:
+        """Move the embeddings, and with them the map to the vocabulary's scores."""
+
         def there(values: Tensor) -> Tensor:
             size = values.numel() * values.element_size()
             memory = self.device.allocate(size).view(values.dtype).view(values.shape)
@@ -187,7 +189,18 @@ class DeviceEngine(Engine):
             for name, values in vars(host).items()
             if values is not None and not (tied and name == "head")
         }
-        return replace(host, **moved, **({"head": moved["tokens"]} if tied else {}))
+        if tied:
+            moved["head"] = moved["tokens"]
+        found = replace(host, **moved)
+        whole = self.unembedding.rows is host.head
+        self.unembedding = replace(
+            self.unembedding,
+            rows=found.head if whole else there(self.unembedding.rows),
+            project_out=found.project_out,
+            final_norm_gain=found.final_norm_weight,
+        )
+        self.recorder = replace(self.recorder, unembedding=self.unembedding)
+        return found
 
     def _held(self, arrays: list[np.ndarray]) -> Any:
         return ops.hold(*arrays, backend=self.settings.backend)
@@ -205,7 +218,7 @@ class DeviceEngine(Engine):
         if wanted:
             found = bounds(*opt.fc1_and_its_norm(raw, self.config), self.settings.mode)
         try:
-            yield Passed(found, z_max, sample_bits)
+            yield Passed(found, z_max, sample_bits, raw["fc2.weight"])
         finally:
             self.ring.give_back(layer)
 
@@ -286,7 +299,7 @@ class DeviceEngine(Engine):
         ids = torch.from_numpy(np.asarray(corpus.ids[begin:end]).astype(np.int64))
         positions = torch.cat([torch.arange(n) for n in corpus.lengths[first:stop].tolist()])
         where = hidden.device
-        device_layer.embed(ids.to(where), positions.to(where), self.tables, self.config, hidden)
+        device_layer.embed(ids.to(where), positions.to(where), self.embeddings, self.config, hidden)
 
     def _pass_sample(self, layer: int, raw: Mapping[str, Tensor], last: bool) -> np.ndarray:
         """Run one layer over the sample in float32; return its bits, uint32 [strips, rows, words]."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from pyneurons.corpus import Corpus
-    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.model.source import WeightSource
     from pyneurons.observers.ngram import NgramCounts
     from pyneurons.observers.unembedding import Unembedding
     from pyneurons.result import RunWriter
@@ -71,7 +71,7 @@ def check(
 class Recorder:
     """Writes what the observers found of one layer."""
 
-    checkpoint: Checkpoint
+    checkpoint: WeightSource
     corpus: Corpus
     writer: RunWriter
     orders: tuple[int, ...]

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from pyneurons._progress import Progress
     from pyneurons.corpus import Corpus
-    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.model.source import WeightSource
     from pyneurons.observers.ngram import NgramCounts
     from pyneurons.result import RunWriter
 
@@ -120,6 +120,7 @@ class Passed:
     ]  # of z, by the weights alone; none where the layer is not observed
     z_max: np.ndarray
     sample_bits: np.ndarray | None  # of the sample in float32, uint32 [strips, rows, words]
+    fc2: torch.Tensor | None = None  # its weight, where it is at hand
 
 
 class Strips(Protocol):
@@ -137,7 +138,7 @@ class Engine:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: WeightSource,
         corpus: Corpus,
         settings: Settings,
         writer: RunWriter,
@@ -386,7 +387,7 @@ class Engine:
                 self._compare(layer, passed.sample_bits, arrays)
             check(layer, arrays, ngrams, self.corpus.tokens)
             with self.clock.time("vocabulary"):
-                updates = self.recorder.updates(layer, ngrams, self.pool)
+                updates = self.recorder.updates(layer, ngrams, self.pool, passed.fc2)
         with self.clock.time("writing"):
             self.recorder.write(layer, arrays, ngrams, updates)
             if self.settings.keep_bits:

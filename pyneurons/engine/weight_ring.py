@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pyneurons.engine.device import Device, Stream
-    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.model.source import WeightSource
 
 ALIGNMENT: Final = 256
 """Bytes on which each tensor of a slot begins: what CUDA's own allocator gives."""
@@ -49,7 +49,7 @@ class LayerLayout:
     size: int
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, layer: int) -> LayerLayout:
+    def of(cls, checkpoint: WeightSource, layer: int) -> LayerLayout:
         """Return the layout of a layer in the checkpoint's own dtypes."""
         places: dict[str, tuple[int, tuple[int, ...], torch.dtype]] = {}
         offset = 0
@@ -209,7 +209,7 @@ def _fill(memory: Tensor) -> None:
 
 
 def checkpoint_ring(
-    checkpoint: Checkpoint,
+    checkpoint: WeightSource,
     device: Device[EventType],
     compute: Stream[EventType],
     *,

@@ -115,12 +115,10 @@ class Room:
 
     @classmethod
     def of(cls, memory: Tensor, rows: int, width: int, dtype: torch.dtype) -> Room:
-        """Lay the buffers out in memory, uint8 of `room_bytes`."""
-        values = memory.view(dtype)
-        sizes = (rows * width, 3 * (rows + 1) * width, (rows + 1) * width)
-        x, qkv, mixed = values[: sum(sizes)].split(sizes)
-        values.zero_()
-        return cls(x.view(rows, width), qkv.view(3, rows + 1, width), mixed.view(rows + 1, width))
+        """Lay the buffers out in memory, uint8 zeros of `room_bytes`."""
+        lines = memory.view(dtype).view(5 * rows + 4, width)
+        qkv = lines[rows : 4 * rows + 3].view(3, rows + 1, width)
+        return cls(lines[:rows], qkv, lines[4 * rows + 3 :])
 
 
 def room_bytes(rows: int, width: int, dtype: torch.dtype) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyneurons.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tokenizers import Tokenizer
 
 
@@ -46,6 +45,46 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
         tokenizer = Tokenizer(model)
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
+    return _plain(tokenizer)
+
+
+def tokenizer_of(given: object) -> Tokenizer:
+    """Return a tokenizer that was given instead of a directory's, as `load_tokenizer` returns them.
+
+    Parameters
+    ----------
+    given : str, Path, tokenizers.Tokenizer or a fast tokenizer of transformers
+        A directory, or an object, which is copied.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or a directory without a tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    if isinstance(given, (str, Path)):
+        found = load_tokenizer(Path(given).expanduser())
+        if found is None:
+            message = (
+                f"tokenizer: {given} holds neither tokenizer.json nor vocab.json and merges.txt"
+            )
+            raise InputError(message)
+        return found
+    inner = getattr(given, "backend_tokenizer", given)
+    if not isinstance(inner, Tokenizer):
+        message = f"tokenizer: a {type(given).__name__} is neither a directory, nor a "
+        message += "tokenizers.Tokenizer, nor a fast tokenizer of transformers"
+        raise InputError(message)
+    try:
+        return _plain(Tokenizer.from_str(inner.to_str()))
+    except Exception as error:
+        message = f"tokenizer: cannot be copied, so it has parts written in Python: {error}"
+        raise InputError(message) from error
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """Take from a tokenizer all that adds, cuts or pads."""
     tokenizer.post_processor = None
     tokenizer.no_truncation()
     tokenizer.no_padding()
