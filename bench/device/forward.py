@@ -13,7 +13,7 @@ from device.random_checkpoint import RandomCheckpoint
 
 CASES: Final = (
     Case("125m", 12, 1 << 20),
-    Case("6.7b", 8, 1 << 19),
+    Case("6.7b", 6, 1 << 20),
     Case("66b", 3, 1 << 20),
 )
 SECONDS: Final = {"125m": 8, "6.7b": 20, "66b": 60}

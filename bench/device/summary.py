@@ -175,6 +175,15 @@ def _sanitizer(results: Results) -> str:
     return table(("backend", "tool", "status", "summary"), rows) if rows else ""
 
 
+def _tiles(results: Results) -> str:
+    rows = []
+    for r in there(results, "tiles", what="tiles"):
+        timed = {str(cut): value for cut, value in r["seconds"] if value is not None}
+        best = r["entry"]["tiles"]
+        rows.append((r["model"], str(best), number(1e3 * timed[str(best)]), str(len(timed))))
+    return table(("shape", "fastest tiles", "ms of both products", "of"), rows) if rows else ""
+
+
 SECTIONS: Final[dict[str, Callable[[Results], str]]] = {
     "Ceilings": _machine,
     "fc1": _products,
@@ -184,4 +193,5 @@ SECTIONS: Final[dict[str, Callable[[Results], str]]] = {
     "Beside": _beside,
     "Tests": _suite,
     "compute-sanitizer": _sanitizer,
+    "Tiles": _tiles,
 }
