@@ -64,6 +64,8 @@ def scan(
     projection: str = "dot",
     residual: str | None = None,
     keep_bits: bool = False,
+    fc1_route: str = "auto",
+    neuron_order: str = "auto",
 ) -> Scan:
     """Run a model over a corpus and count, exactly, what every feed-forward neuron does.
 
@@ -137,6 +139,15 @@ def scan(
         Where the residual stream is kept. Default: as the memory allows.
     keep_bits : bool
         Keep the bits of every layer in the run (N * F / 8 bytes a layer).
+    fc1_route : {"auto", "fused", "torch"}
+        On a GPU: multiply by fc1 in one kernel with all that is kept of it, or by torch and pack after
+        it. ``"auto"`` times both before the first layer; the manifest says which was the faster
+        (``numeric.fc1_route``). Name one for runs that are to be equal to the bit.
+    neuron_order : {"auto", "off"}
+        On a GPU: whether a layer whose first micro-batch leaves many neurons silent is run with its
+        neurons in the order of their fires there, so that fc2 skips more. Results are by neuron; fc2's
+        sums have another order. The manifest names the layers (``numeric.neuron_order``). Off with
+        ``keep_bits``.
 
     Returns
     -------
@@ -167,6 +178,8 @@ def scan(
     _choice("dtype", dtype, DTYPES)
     _choice("projection", projection, PROJECTIONS)
     _choice("residual", residual, (None, "memory", "file"))
+    _choice("fc1_route", fc1_route, ("auto", "fused", "torch"))
+    _choice("neuron_order", neuron_order, ("auto", "off"))
     orders = _orders(ngrams)
     if list_limit < LEAST_LIST_LIMIT or flip_sample < 0 or (threads is not None and threads < 1):
         message = f"list_limit={list_limit}, flip_sample={flip_sample}, threads={threads}: "
@@ -233,6 +246,8 @@ def scan(
                 projection=projection,
                 residual=residual,
                 gpu_memory=gpu_bytes,
+                fc1_route=fc1_route,
+                neuron_order=neuron_order,
             )
             given = (checkpoint, tokens, settings, writer, shown)
             engine = Engine(*given) if hardware is None else DeviceEngine(hardware, *given)
@@ -258,6 +273,7 @@ def scan(
                     "float32_products": settings.float32_products,
                     "residual": "float32",
                     "flips": outcome["flips"],
+                    **outcome["numeric"],
                 },
                 "plan": outcome["plan"],
                 "timing": outcome["timing"] | {"began_unix_s": began},

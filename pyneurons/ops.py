@@ -479,6 +479,7 @@ def ffn(
     z_max: Tensor,
     *,
     wrong: Tensor | None = None,
+    fc1_route: str = "fused",
     backend: str | None = None,
     threads: int = 1,
 ) -> None:
@@ -509,6 +510,8 @@ def ffn(
     wrong : Tensor, one element, int64, where the backend computes, or None
         Gets the smallest ``row * F + neuron`` whose pre-activation is not finite, if that is less than
         what is there (2**63 - 1 at first). Then nothing is raised, nor, on a device, waited for.
+    fc1_route : {"fused", "torch"}
+        How `triton` and `cuda` multiply by fc1; see `pyneurons.backends.triton_ffn.ffn`.
     backend : str, optional
         A name from `pyneurons.backends.available`.
     threads : int
@@ -594,6 +597,13 @@ def ffn(
     if x.dtype == torch.float16 and not chosen.float16:
         message = f"backend {chosen.name!r}: it has no float16; reference, triton and cuda have"
         raise BackendUnavailable(message)
+    route: dict[str, str] = {}
+    if fc1_route != "fused":
+        if fc1_route != "torch" or op not in chosen.on_device:
+            routes = "'fused' and 'torch'" if op in chosen.on_device else "'fused'"
+            message = f"backend {chosen.name!r}: fc1_route is {fc1_route!r}, it has {routes}"
+            raise BackendUnavailable(message)
+        route["route"] = fc1_route
     if wrong is not None:
         computes = chosen.device if op in chosen.on_device else "cpu"
         if wrong.device.type != computes:
@@ -610,6 +620,7 @@ def ffn(
         z_max,
         wrong,
         threads=_threads(op, threads),
+        **route,
     )
 
 

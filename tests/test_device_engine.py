@@ -219,6 +219,74 @@ def test_triton_counts_as_the_cpu(tmp_path: Path, on_device: Scanner) -> None:
         assert one._run.table(table).equals(other._run.table(table)), table
 
 
+def silent(directory: Path) -> None:
+    """A model in whose first two layers every other neuron never fires."""
+    model = checkpoints.build("pre", seed=3, num_hidden_layers=3)
+    with torch.no_grad():
+        for layer in model.model.decoder.layers[:2]:
+            layer.fc1.bias[::2] = -40.0
+    checkpoints.write_model(model, directory)
+
+
+def test_neurons_in_another_order_count_alike(tmp_path: Path, on_device: Scanner) -> None:
+    """But for fc2's sums, in another order, of which no pre-activation here depends on the sign."""
+    silent(tmp_path)
+    options = {"dtype": "bfloat16", "keep_bits": False, "flip_sample": 100}
+    plain = on_device(tmp_path, neuron_order="off", **options)
+    other = on_device(tmp_path, **options)
+    ordered = other.manifest["numeric"]["neuron_order"]
+    assert {layer: said["silent_in_pilot"] >= 48 for layer, said in ordered.items()} == {
+        "0": True, "1": True,
+    }  # fmt: skip
+    assert "neuron_order" not in plain.manifest["numeric"]
+    # The first layer reads the same input, by the same arithmetic in each neuron.
+    for name in ("fires", "first_fire", "z_max"):
+        np.testing.assert_array_equal(getattr(plain, name)[0], getattr(other, name)[0])
+    assert plain.manifest["numeric"]["flips"]["0"] == other.manifest["numeric"]["flips"]["0"]
+
+    options["dtype"] = "float32"
+    plain = on_device(tmp_path, neuron_order="off", **options)
+    other = on_device(tmp_path, **options)
+    for name in ("fires", "bos_fires", "first_fire", "mi"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(other, name), err_msg=name)
+    np.testing.assert_allclose(plain.z_max, other.z_max, rtol=1e-4, atol=1e-5)
+    for layer in plain.layers:
+        np.testing.assert_array_equal(plain.position_fires(layer), other.position_fires(layer))
+        for n in (1, 2, 3):
+            pairs = zip(plain._run.histogram(layer, n), other._run.histogram(layer, n), strict=True)
+            for a, b in pairs:
+                np.testing.assert_array_equal(a, b)
+    for table in ("ngrams", "examples", "vocabulary"):
+        assert plain._run.table(table).equals(other._run.table(table)), table
+
+
+def test_bits_that_are_kept_are_of_the_neurons_in_their_order(
+    tmp_path: Path, on_device: Scanner
+) -> None:
+    silent(tmp_path)
+    scan = on_device(tmp_path, dtype="float32")
+    assert "neuron_order" not in scan.manifest["numeric"]
+    np.testing.assert_array_equal(scan.bits(1).sum(axis=0), scan.fires[1])
+
+
+def test_fc1_by_torch_counts_alike(tmp_path: Path, on_device: Scanner) -> None:
+    """Its products have all rows of a micro-batch, also of the last, which has fewer."""
+    checkpoints.make(tmp_path, "pre", seed=3, num_hidden_layers=2)
+    options = {"dtype": "float32", "max_tokens": 250, "ngrams": ()}
+    one = on_cpu(tmp_path, **options)
+    assert one.tokens % BATCH
+    other = on_device(tmp_path, backend="triton", fc1_route="torch", **options)
+    assert other.manifest["numeric"]["fc1_route"]["route"] == "torch"
+    for layer in (0, 1):
+        np.testing.assert_array_equal(one.bits(layer), other.bits(layer))
+    np.testing.assert_allclose(one.z_max, other.z_max, rtol=1e-4, atol=1e-5)
+
+
+def test_fc1_by_torch_is_for_backends_of_a_device(directory: Path, on_device: Scanner) -> None:
+    with pytest.raises(BackendUnavailable, match="it has 'fused'"):
+        on_device(directory, dtype="float32", fc1_route="torch")
+
+
 def test_float16_by_triton(tmp_path: Path, on_device: Scanner) -> None:
     """The mode that the checkpoint has, beside float32 on the same tokens."""
     checkpoints.make(tmp_path, "pre", seed=5, dtype=torch.float16, num_hidden_layers=1)

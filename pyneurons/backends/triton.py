@@ -256,6 +256,7 @@ class _Ops:
         wrong: Tensor | None,
         *,
         threads: int,  # noqa: ARG002
+        route: triton_ffn.Route = "fused",
     ) -> None:
         import torch
 
@@ -266,7 +267,7 @@ class _Ops:
         stream, highest = residual.to(self.device), z_max.to(self.device)
         with np.errstate(over="ignore", invalid="ignore"):  # of the interpreter
             place = triton_ffn.ffn(
-                x.to(self.device), fc1, bias1, fc2, bias2, stream, words, highest
+                x.to(self.device), fc1, bias1, fc2, bias2, stream, words, highest, route=route
             )
         if wrong is not None:
             torch.minimum(wrong, place.view(wrong.shape), out=wrong)

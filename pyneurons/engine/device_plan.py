@@ -62,6 +62,7 @@ class Numbers:
     item: int = ITEM  # bytes of a weight and an activation when they are multiplied
     converted: bool = False  # whether these two are of different types
     sample: int = 0  # tokens repeated in float32
+    ordered: bool = True  # whether a layer may be run with its neurons in another order
 
 
 @dataclass(frozen=True)
@@ -344,6 +345,8 @@ class _Arrangement:
         forward = {
             "converted weights": work.converted_bytes,
             "products": _products(self.rows, work, item),
+            # fc1 and fc2 once more; the pilot's rows, and what orders its columns.
+            "neuron order": 2 * item * width * neurons + self.batch if numbers.ordered else 0,
         }
         rows = sample_batch(work.context)
         again = {

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pyneurons import _env, ops
-from pyneurons.backends import DEFAULT
+from pyneurons.backends import DEFAULT, triton_measure
 from pyneurons.engine.device_mask import DeviceMask, HostStrips
 from pyneurons.engine.device_plan import (
     Budgets,
@@ -31,6 +31,7 @@ from pyneurons.engine.device_plan import (
 )
 from pyneurons.engine.device_residual import DeviceResidual, RowPlaces
 from pyneurons.engine.mask import StripShape
+from pyneurons.engine.neuron_order import neuron_order, ordered_weights
 from pyneurons.engine.plan import SLACK_BYTES, micro_batches
 from pyneurons.engine.run import Engine, Passed
 from pyneurons.engine.weight_ring import checkpoint_ring
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
 
 FINITE: Final = 2**63 - 1
 """What `ops.ffn` leaves in ``wrong`` where every pre-activation is finite."""
+
+SILENT_SHARE: Final = 1 / 16
+"""Share of neurons silent in the first micro-batch from which on all are put in an order."""
 
 AHEAD: Final = 4
 """Micro-batches that are queued on the device before the host waits for the first of them."""
@@ -89,6 +93,8 @@ class DeviceEngine(Engine):
         super().__init__(*arguments)
         self.device = device
         self.host_backend = DEFAULT
+        # Bits that are kept are those of the neurons in their own order.
+        self.orders_neurons = self.settings.neuron_order == "auto" and not self.settings.keep_bits
 
     # -- before the first layer ----------------------------------------------------------------
 
@@ -115,6 +121,7 @@ class DeviceEngine(Engine):
                 item=self.mode.itemsize,
                 converted=stored != self.mode,
                 sample=settings.flip_sample if self.sample is not None else 0,
+                ordered=self.orders_neurons,
             ),
             reserves=Reserves(device=self.device.reserve, host=resident + SLACK_BYTES),
         )
@@ -132,6 +139,7 @@ class DeviceEngine(Engine):
             (int(corpus.starts[first]), int(corpus.starts[stop])) for first, stop in self.batches
         ]
         self.compute = device.stream("compute")
+        self.fc1_route = self._choose_route()
         self.embeddings = self._embeddings_on_device()
         room = device.allocate(device_layer.room_bytes(self.rows, config.hidden_size, self.mode))
 
@@ -173,6 +181,19 @@ class DeviceEngine(Engine):
         # Entered last, so left first: nothing is given to streams any more when stores go.
         self.ring = stack.enter_context(ring)
 
+    def _choose_route(self) -> str:
+        """Return how fc1 is multiplied; where nothing is asked for, the faster way for this shape."""
+        if self.settings.fc1_route != "auto":
+            self.numeric["fc1_route"] = {"route": self.settings.fc1_route, "why": "asked for"}
+            return self.settings.fc1_route
+        where = self.device.allocate(0).device
+        if where.type == "cpu":
+            return "fused"
+        shape = (self.rows, self.config.hidden_size, self.config.ffn_dim)
+        chosen = triton_measure.measured_route(*shape, self.mode, where)
+        self.numeric["fc1_route"] = chosen.as_dict()
+        return chosen.route
+
     def _embeddings_on_device(self) -> Embeddings:
         """Move the embeddings, and with them the map to the vocabulary's scores."""
 
@@ -212,34 +233,42 @@ class DeviceEngine(Engine):
         slot = self.ring.take(layer)
         raw = self.layouts[layer].views(slot)
         with self.clock.time("forward"):
-            z_max = self._pass(layer, raw, last)
+            z_max, order = self._pass(layer, raw, last)
             sample_bits = self._pass_sample(layer, raw, last) if self.sample is not None else None
         found: dict[str, np.ndarray] = {}
         if wanted:
             found = bounds(*opt.fc1_and_its_norm(raw, self.config), self.settings.mode)
         try:
-            yield Passed(found, z_max, sample_bits, raw["fc2.weight"])
+            yield Passed(found, z_max, sample_bits, raw["fc2.weight"], order)
         finally:
             self.ring.give_back(layer)
 
-    def _pass(self, layer: int, raw: Mapping[str, Tensor], last: bool) -> np.ndarray:
-        """Run one layer over the corpus; return the largest z of every neuron."""
+    def _pass(
+        self, layer: int, raw: Mapping[str, Tensor], last: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Run one layer over the corpus; return the largest z of each neuron, and their order."""
         corpus, residual, mask = self.corpus, self.residual, self.mask
         tensors = device_layer.LayerTensors(raw, self.mode)
         z_max, wrong = self._answers(len(self.batches))
         residual.begin(reading=layer > 0)
         queued: deque[tuple[Event, int]] = deque()
+        order: Tensor | None = None
         for i, (first, stop) in enumerate(self.batches):
             begin, end = int(corpus.starts[first]), int(corpus.starts[stop])
             hidden = residual.take(i)
             bits = mask.rows(begin, end)
             if layer == 0:
                 self.compute.run(partial(self._embed_rows, corpus, first, stop, hidden))
+            groups = self._groups(first, stop)
+            if i == 0 and self.orders_neurons and not last:
+                order = self._pilot(layer, hidden, groups, tensors, bits)
+                if order is not None:
+                    tensors = self._in_order(tensors, order)
             self.compute.run(
                 partial(
                     device_layer.decoder_layer,
                     hidden,
-                    self._groups(first, stop),
+                    groups,
                     tensors,
                     self.config,
                     self.room,
@@ -247,6 +276,7 @@ class DeviceEngine(Engine):
                     z_max,
                     wrong[i : i + 1],
                     backend=self.settings.backend,
+                    fc1_route=self.fc1_route,
                     last=last,
                 )
             )
@@ -261,8 +291,72 @@ class DeviceEngine(Engine):
         mask.finish()
         begins = [int(corpus.starts[first]) for first, _ in self.batches]
         self._check(layer, wrong, begins)
-        values: np.ndarray = z_max.cpu().numpy()
-        return values
+        return z_max.cpu().numpy(), None if order is None else order.cpu().numpy()
+
+    def _pilot(
+        self,
+        layer: int,
+        hidden: Tensor,
+        groups: device_layer.Groups,
+        tensors: device_layer.LayerTensors,
+        bits: Tensor,
+    ) -> Tensor | None:
+        """Count the fires of the first micro-batch; return the order in which fc2 skips most of it.
+
+        None where few neurons were silent. Costs fc1 and attention of that micro-batch.
+        """
+        config, shape = self.config, self.mask.shape
+        fires = self.device.allocate(8 * config.ffn_dim).view(torch.int64).view(1, -1)
+
+        def work() -> None:
+            rows, where = len(hidden), hidden.device
+            device_layer.decoder_layer(
+                hidden.clone(),
+                groups,
+                tensors,
+                config,
+                self.room,
+                bits,
+                torch.full((config.ffn_dim,), -torch.inf, device=where),
+                torch.full((1,), FINITE, device=where),
+                backend=self.settings.backend,
+                fc1_route=self.fc1_route,
+                last=True,
+            )
+            fires.zero_()
+            for strip in range(shape.strips):
+                ops.segment_counts(
+                    bits[strip],
+                    None,
+                    np.array([0, rows]),
+                    fires[:, slice(*shape.range(strip))],
+                    backend=self.settings.backend,
+                )
+
+        self.compute.run(work)
+        self.compute.record().wait_on_host()
+        silent = int((fires == 0).sum())
+        if silent < SILENT_SHARE * config.ffn_dim:
+            return None
+        self.numeric.setdefault("neuron_order", {})[str(layer)] = {"silent_in_pilot": silent}
+        return neuron_order(fires[0])
+
+    def _in_order(
+        self, tensors: device_layer.LayerTensors, order: Tensor
+    ) -> device_layer.LayerTensors:
+        """Return the layer with its neurons in an order; in copies, for the slot is read again."""
+        names = ("fc1.weight", "fc1.bias", "fc2.weight")
+        found: list[device_layer.LayerTensors] = []
+
+        def work() -> None:
+            ordered = ordered_weights(
+                order, tensors.matrix(names[0]), tensors(names[1]), tensors.matrix(names[2])
+            )
+            found.append(tensors.replaced(dict(zip(names, ordered, strict=True))))
+
+        self.compute.run(work)
+        self.compute.record().wait_on_host()
+        return found[0]
 
     def _answers(self, batches: int) -> tuple[Tensor, Tensor]:
         """Return where a pass leaves the largest z, and what is not finite in each micro-batch."""

@@ -21,6 +21,7 @@ from pyneurons.engine.counting import answers_of, join
 from pyneurons.engine.flips import FlipSample, sample_of
 from pyneurons.engine.index_file import IndexFiles
 from pyneurons.engine.mask import FileMask, Mask, MemoryMask, StripShape
+from pyneurons.engine.neuron_order import bits_by_neuron, counters_by_neuron, ngrams_by_neuron
 from pyneurons.engine.plan import (
     SLACK_BYTES,
     Plan,
@@ -74,7 +75,10 @@ class Settings:
     keep_bits: bool
     projection: str
     residual: str | None = None  # None: as planned
+    # Of a scan on a device:
     gpu_memory: int | None = None  # None: what is free
+    fc1_route: str = "auto"  # or "fused", "torch"
+    neuron_order: str = "auto"  # or "off"
 
 
 class Clock:
@@ -121,6 +125,7 @@ class Passed:
     z_max: np.ndarray
     sample_bits: np.ndarray | None  # of the sample in float32, uint32 [strips, rows, words]
     fc2: torch.Tensor | None = None  # its weight, where it is at hand
+    order: np.ndarray | None = None  # of the neurons in the bits and z_max, where it is not theirs
 
 
 class Strips(Protocol):
@@ -155,6 +160,7 @@ class Engine:
         self.split = settings.float32_products == "split"
         self.host_backend = settings.backend  # of what stays on the host on any device
         self.flips: dict[str, Any] = {}
+        self.numeric: dict[str, Any] = {}  # what the manifest says of it besides
         self.index_files = IndexFiles(writer.staging)
 
     def run(self) -> dict[str, Any]:
@@ -180,6 +186,7 @@ class Engine:
         return {
             "plan": self.plan.as_dict(),
             "flips": self.flips,
+            "numeric": self.numeric,
             "timing": {
                 "prepare_s": prepared - began,
                 "layers_s": ended - prepared,
@@ -381,10 +388,14 @@ class Engine:
                 return
             self.progress.say(f"layer {layer + 1} of {depth}: counting")
             counted, ngrams = self._observe()
+            counted["z_max"] = passed.z_max
+            if passed.order is not None:
+                order = passed.order
+                counted = counters_by_neuron(counted, order)
+                ngrams = {n: ngrams_by_neuron(counts, order) for n, counts in ngrams.items()}
             arrays = passed.bounds | counted
-            arrays["z_max"] = passed.z_max
             if passed.sample_bits is not None:
-                self._compare(layer, passed.sample_bits, arrays)
+                self._compare(layer, passed.sample_bits, arrays, passed.order)
             check(layer, arrays, ngrams, self.corpus.tokens)
             with self.clock.time("vocabulary"):
                 updates = self.recorder.updates(layer, ngrams, self.pool, passed.fc2)
@@ -551,9 +562,17 @@ class Engine:
         """Keep what these observers read where the ops run."""
         return nullcontext()
 
-    def _compare(self, layer: int, float32: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+    def _compare(
+        self,
+        layer: int,
+        float32: np.ndarray,
+        arrays: dict[str, np.ndarray],
+        order: np.ndarray | None,
+    ) -> None:
         rows, mask = float32.shape[1], self._strips_on_host()
         mode = np.stack([mask.strip(i)[:rows].copy() for i in range(mask.shape.strips)])
+        if order is not None:
+            mode = bits_by_neuron(mode, order, mask.shape)
         if self.sample is None:
             return
         compared, summary = self.sample.compare(

@@ -9,7 +9,8 @@ The residual stream and every LayerNorm are float32; the compute dtype is float1
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -64,6 +65,13 @@ class LayerTensors:
             if self.keep:
                 self._converted[name] = found
         return found
+
+    def replaced(self, others: Mapping[str, Tensor | None]) -> LayerTensors:
+        """Return a layer with some tensors replaced by those given, in the compute dtype."""
+        found = dict(self.raw) | {
+            name: there for name, there in others.items() if there is not None
+        }
+        return replace(self, raw=found)
 
     def matrix(self, name: str) -> Tensor:
         """Return a tensor that every model has."""
@@ -163,6 +171,7 @@ def decoder_layer(
     wrong: Tensor,
     *,
     backend: str | None,
+    fc1_route: str = "fused",
     last: bool = False,
 ) -> None:
     """Run one layer in place and keep one bit per (row, neuron): who fired.
@@ -184,6 +193,7 @@ def decoder_layer(
     wrong : Tensor of int64, [1]
         See `pyneurons.ops.ffn`.
     backend : str or None
+    fc1_route : str
         Of `ops.ffn`.
     last : bool
         Leave out fc2 and what follows: only the bits are wanted, ``hidden`` is not the output.
@@ -196,18 +206,25 @@ def decoder_layer(
     else:
         _norm(hidden, tensors, "self_attn_layer_norm", hidden)
         x[:rows] = hidden
-    ops.ffn(
-        x[:rows],
+    weights = (
         tensors.matrix("fc1.weight"),
         tensors("fc1.bias"),
         None if last else tensors("fc2.weight"),
         None if last else tensors("fc2.bias"),
-        hidden,
-        mask,
-        z_max,
-        backend=backend,
-        wrong=wrong,
     )
+    block = partial(ops.ffn, backend=backend, fc1_route=fc1_route, wrong=wrong)
+    if fc1_route == "fused" or rows == len(x):
+        block(x[:rows], *weights, hidden, mask, z_max)
+    else:
+        # A product of torch has all rows: those behind the last are the first once more, which neither
+        # a maximum nor the first that is not finite sees.
+        x[rows:] = x[:1]
+        more = hidden.new_zeros(len(x), hidden.shape[1])
+        more[:rows] = hidden
+        bits = mask.new_empty(mask.shape[0], len(x), mask.shape[2])
+        block(x, *weights, more, bits, z_max)
+        hidden.copy_(more[:rows])
+        mask.copy_(bits[:, :rows])
     if not (before or last):
         _norm(hidden, tensors, "final_layer_norm", hidden)
 
