@@ -75,11 +75,15 @@ class Case:
             return zipf_rows(4, 32, 512)
         return zipf_rows(self.tokens // self.context, self.context)
 
-    def flops_per_token(self, config: OptConfig, context: int) -> float:
-        """Return the operations of all layers: products and causal attention, nothing skipped."""
+    def layer_flops(self, config: OptConfig, context: int) -> float:
+        """Return the operations of one layer on a token: products, causal attention, none skipped."""
         width, neurons = config.hidden_size, config.ffn_dim
-        layer = 8 * width**2 + 4 * width * neurons + 2 * context * width
-        return config.num_hidden_layers * layer
+        return 8 * width**2 + 4 * width * neurons + 2 * context * width
+
+    def layers_run(self, config: OptConfig, context: int) -> float:
+        """Return how many layers' operations a pass does: behind the last layer's bits there is no fc2."""
+        left_out = 2 * config.hidden_size * config.ffn_dim / self.layer_flops(config, context)
+        return config.num_hidden_layers - left_out
 
 
 class Mark:
@@ -104,39 +108,55 @@ class Mark:
         return later._passed - self._passed
 
 
-class TimedEngine(DeviceEngine):
-    """Tells for how long the compute stream stood still because something had to be brought.
+@dataclass(frozen=True)
+class Wait:
+    """The time around one `take`: the compute stream does nothing between the two points but wait."""
 
-    Between a point before `take` and one behind it that stream does nothing but wait.
-    """
+    before: Mark
+    after: Mark
+    host_s: float  # how long the call took
+
+    @property
+    def seconds(self) -> float:
+        """How long the stream stood still."""
+        return self.before.until(self.after)
+
+
+class TimedEngine(DeviceEngine):
+    """Tells for how long the compute stream stood still because something had to be brought."""
 
     def _open(self, stack: ExitStack, depth: int) -> None:
         super()._open(stack, depth)
-        self.weights: list[tuple[Mark, Mark]] = []
-        self.rows_of_residual: list[tuple[Mark, Mark]] = []
+        self.weights: list[Wait] = []
+        self.rows_of_residual: list[Wait] = []
         self.ring.take = self._timed(self.ring.take, self.weights)  # type: ignore[method-assign]
         self.residual.take = self._timed(  # type: ignore[method-assign]
             self.residual.take, self.rows_of_residual
         )
 
     def _timed(
-        self, take: Callable[[int], torch.Tensor], marks: list[tuple[Mark, Mark]]
+        self, take: Callable[[int], torch.Tensor], waits: list[Wait]
     ) -> Callable[[int], torch.Tensor]:
         def timed(which: int) -> torch.Tensor:
-            before = Mark(self.compute)
+            before, began = Mark(self.compute), time.perf_counter()
             taken = take(which)
-            marks.append((before, Mark(self.compute)))
+            waits.append(Wait(before, Mark(self.compute), time.perf_counter() - began))
             return taken
 
         return timed
 
     def waits(self) -> dict[str, float]:
-        """Return seconds: the first layer's weights, those of all others, the residual stream."""
-        weights = [before.until(after) for before, after in self.weights]
+        """Return seconds: for the first layer's weights, for all others, for the residual stream.
+
+        Of those for weights also what passed before the host went on to give work to the device.
+        """
+        first, *others = self.weights
         return {
-            "first_weights_s": weights[0],
-            "weights_s": sum(weights[1:]),
-            "residual_s": sum(before.until(after) for before, after in self.rows_of_residual),
+            "first_weights_s": first.seconds,
+            "first_host_s": first.host_s,
+            "weights_s": sum(wait.seconds for wait in others),
+            "weights_host_s": sum(wait.host_s for wait in others),
+            "residual_s": sum(wait.seconds for wait in self.rows_of_residual),
         }
 
 
@@ -191,7 +211,7 @@ def run_engine(
     ):
         engine = TimedEngine(_scan.open_device(), checkpoint, corpus, settings, writer, shown)
         outcome = engine.run()
-        return outcome | {"waits": engine.waits()}
+        return outcome | {"waits": engine.waits(), "numeric": engine.numeric}
 
 
 def corpus(rows: np.ndarray, vocab_size: int) -> Corpus:

@@ -49,9 +49,8 @@ def measure(part: Part) -> None:
                 outcome = run_engine(checkpoint, tokens, statistics=statistics, toy=part.toy)
                 rate = (before + gemm_rate(device, size)) / 2
                 found = figures(
-                    tokens.tokens * case.flops_per_token(config, rows.shape[1]),
-                    tokens.tokens * config.num_hidden_layers,
-                    rate,
+                    tokens.tokens * case.layers_run(config, rows.shape[1]),
+                    case.layer_flops(config, rows.shape[1]) / rate,
                     outcome,
                     statistics=statistics,
                 )
@@ -70,29 +69,32 @@ def measure(part: Part) -> None:
 
 
 def figures(
-    work: float, layer_tokens: int, rate: float, outcome: dict[str, Any], *, statistics: bool
+    layer_tokens: float, least_s: float, outcome: dict[str, Any], *, statistics: bool
 ) -> dict[str, Any]:
-    """Return what one run tells.
+    """Return what one run of so many layers times tokens tells, each of which takes at least so long.
 
     Its seconds are those of its layers; of a bare run those of the forward passes alone, for it counts
-    and writes its last layer as well.
-
-    ``stall`` is the share of these seconds in which kernels waited for weights or for rows of the
-    residual stream. The first layer's weights are left out and stand beside: they come once in a run, of
-    which these few layers are a small part.
+    and writes its last layer as well. The wait for the first layer's weights is left out and stands
+    beside: it comes once in a run, of which these few layers are a small part. ``stall`` is the share of
+    these seconds in which kernels waited for the weights of other layers or for the residual stream.
     """
     timing, waits = outcome["timing"], outcome["waits"]
     first = waits["first_weights_s"]
-    seconds = timing["layers_s"] if statistics else timing["thread_s"]["forward"]
+    if statistics:
+        seconds = timing["layers_s"] - first
+    else:  # the forward passes begin when the host has the weights, and wait for the device's copy
+        seconds = timing["thread_s"]["forward"] + waits["weights_host_s"]
+        seconds -= max(0.0, first - waits["first_host_s"])
     return {
         "seconds": seconds,
         "layer_tokens_per_s": layer_tokens / seconds,
-        "of_gemm": work / seconds / rate,
+        "of_gemm": layer_tokens * least_s / seconds,
         "stall": (waits["weights_s"] + waits["residual_s"]) / seconds,
         "first_weights_s": first,
         "layers_s": timing["layers_s"],
         "wall_s": timing["wall_s"],
         "stages_s": {name: round(value, 4) for name, value in timing["thread_s"].items()},
+        "numeric": outcome["numeric"],
         "plan": outcome["plan"],
     }
 
