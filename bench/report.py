@@ -52,8 +52,8 @@ DEVICE: Final = """\
 
 One script, `bench/device/`, that needs no network: it builds the package with the `python3` at hand (its
 torch, Triton, transformers, accelerate, pip, scikit-build-core, pybind11, ninja, pytest,
-pytest-benchmark, and nvcc) into `build/device`, and writes `results/CARD.json`. Parts: {parts}. Each
-runs in a process of its own with a time limit; one that fails costs the others nothing, and is named in
+pytest-benchmark, and nvcc) into `build/device`, and writes `results/CARD.json`. Parts: {parts};
+the last, which times every candidate of Triton's tiles, runs only when it is asked for. Each runs in a process of its own with a time limit; one that fails costs the others nothing, and is named in
 the results and by the exit code. Models have random weights that are made once and served from memory,
 so that 66b's shape needs no files of 132 GB; few of its layers run. Without a GPU the same parts run on
 toy shapes, by Triton's interpreter, to show that the script works, and nothing is written; with the

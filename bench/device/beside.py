@@ -16,7 +16,7 @@ from interleaved import quartiles
 CASES: Final = (
     (Case("125m", 12, 1 << 18), False),
     (Case("66b", 3, 1 << 15), True),
-    (Case("6.7b", 8, 1 << 17), False),
+    (Case("6.7b", 6, 1 << 17), False),
 )
 """Shapes and layers as in `device.forward`, with fewer tokens; whether weights are offloaded."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,29 +60,9 @@ def orders(rows: int, context: int) -> dict[str, tuple[np.ndarray | None, np.nda
     }
 
 
-def count(
-    backend: str,
-    mask: torch.Tensor,
-    order: torch.Tensor | None,
-    segments: np.ndarray,
-    counts: torch.Tensor,
-) -> None:
-    """Count on the device that holds the bits."""
-    if takes_tensors():
-        ops.segment_counts(mask, order, segments, counts, backend=backend)
-        return
-    arrays = (mask.numpy().view(np.uint32), None if order is None else order.numpy())
-    ops.segment_counts(*arrays, segments, counts.numpy(), backend=backend)
-
-
-def takes_tensors() -> bool:
-    """Whether ops of this version take tensors as they are."""
-    return hasattr(ops, "hold")
-
-
-def expected(mask: torch.Tensor, order: torch.Tensor | None, segments: np.ndarray) -> torch.Tensor:
+def expected(mask: torch.Tensor, order: np.ndarray | None, segments: np.ndarray) -> torch.Tensor:
     """Count the first word's neurons in the plain way, int64 [segments, 32]."""
-    words = mask[:, 0] if order is None else mask[order.long(), 0]
+    words = mask[:, 0] if order is None else mask[torch.from_numpy(order).to(mask.device).long(), 0]
     fires = ((words[:, None] >> torch.arange(32, device=mask.device)) & 1).to(torch.int64)
     sums = torch.cat([torch.zeros_like(fires[:1]), fires.cumsum(dim=0)])
     bounds = torch.from_numpy(segments).to(mask.device)
@@ -90,42 +71,51 @@ def expected(mask: torch.Tensor, order: torch.Tensor | None, segments: np.ndarra
 
 def measure(part: Part) -> None:
     """Count 512 MB of bits in three orders."""
-    device = part.device
     rows, context = (64, 8) if part.toy else (ROWS, CONTEXT)
-    mask = bits(rows, device)
-    target = torch.empty_like(mask)
+    mask = bits(rows, part.device)
     for ordered, (order, segments) in orders(rows, context).items():
-        if not part.in_time("segment_counts", 4, ordered=ordered):
-            continue
-        visited = None if order is None else torch.from_numpy(order).to(device)
-        counts = torch.zeros(len(segments) - 1, 32 * WORDS, dtype=torch.int64, device=device)
-        programs: dict[str, Callable[[], Any]] = {"copy": partial(target.copy_, mask)}
-        truth = expected(mask, visited, segments)
+        if part.in_time("segment_counts", 4, ordered=ordered):
+            measure_order(part, mask, ordered, order, segments)
+
+
+def measure_order(
+    part: Part, mask: torch.Tensor, ordered: str, order: np.ndarray | None, segments: np.ndarray
+) -> None:
+    """Count by every backend, checked before, in turns with a copy of the same bits."""
+    device = mask.device
+    truth = expected(mask, order, segments)
+    counts = torch.zeros(len(segments) - 1, 32 * WORDS, dtype=torch.int64, device=device)
+    target = torch.empty_like(mask)
+    programs: dict[str, Callable[[], Any]] = {"copy": partial(target.copy_, mask)}
+    with ExitStack() as held:
         for backend in BACKENDS:
             reason = backends.why_not(backend)
             if reason is not None:
                 part.absent("segment_counts", reason, ordered=ordered, backend=backend)
                 continue
+            # As observers do: orders and bounds are the host's, and held on the device meanwhile.
+            held.enter_context(ops.hold(order, segments, backend=backend))
+            count = partial(ops.segment_counts, mask, order, segments, counts, backend=backend)
             counts.zero_()
-            count(backend, mask, visited, segments, counts)
+            count()
             assert torch.equal(counts[:, :32], truth), f"{backend}, {ordered}: wrong counts"
-            programs[backend] = partial(count, backend, mask, visited, segments, counts)
+            programs[backend] = count
         seconds = in_turns(programs, device, budget_s=1, toy=part.toy)
-        size = 4 * mask.numel()
-        for backend, values in seconds.items():
-            # A copy reads and writes; counting reads. The ratio is of bytes a second.
-            moved = 2 * size if backend == "copy" else size
-            share = [0.5 * value for value in ratios(seconds["copy"], values)]
-            part.record(
-                "segment_counts",
-                ordered=ordered,
-                backend=backend,
-                bytes=moved,
-                rounds=len(values),
-                seconds=quartiles(values),
-                gb_per_s=rates(moved / 1e9, values),
-                of_copy=None if backend == "copy" else share,
-            )
+    size = 4 * mask.numel()
+    for backend, values in seconds.items():
+        # A copy reads and writes; counting reads. The share is one of bytes a second.
+        moved = 2 * size if backend == "copy" else size
+        share = [0.5 * value for value in ratios(seconds["copy"], values)]
+        part.record(
+            "segment_counts",
+            ordered=ordered,
+            backend=backend,
+            bytes=moved,
+            rounds=len(values),
+            seconds=quartiles(values),
+            gb_per_s=rates(moved / 1e9, values),
+            of_copy=None if backend == "copy" else share,
+        )
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ def _stall(model: str) -> Callable[[Results], Spread | None]:
 def overheads(results: Results, model: str) -> list[float]:
     """Return what all statistics cost over the bare pass before them, in percent."""
     found = there(results, "forward", what="forward", model=model)
-    bare = [record["layers_s"] for record in found if not record["statistics"]]
-    full = [record["layers_s"] for record in found if record["statistics"]]
+    bare = [record["seconds"] for record in found if not record["statistics"]]
+    full = [record["seconds"] for record in found if record["statistics"]]
     return [100 * (b / a - 1) for a, b in zip(bare, full, strict=False)]
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 import torch
 
@@ -64,7 +63,7 @@ class Operands:
             no_rows=torch.empty(rows, 0, device=device),
         )
 
-    def fc1(self, **route: Any) -> None:
+    def fc1(self, route: triton_ffn.Route) -> None:
         """Run fc1 as a scan does: h, bits and largest z."""
         triton_ffn.ffn(
             self.x,
@@ -75,20 +74,13 @@ class Operands:
             self.no_rows,
             self.mask,
             self.z_max,
-            **route,
+            route=route,
         )
 
     def bits(self, rows: int) -> torch.Tensor:
         """Return who fired in the first rows, bool [rows, F]."""
         words = self.mask[:, :rows, :, None] >> torch.arange(32, device=self.mask.device)
         return (words & 1).bool().transpose(0, 1).flatten(1)[:, : len(self.bias)]
-
-
-def routes() -> dict[str, dict[str, str]]:
-    """Return the ways to fc1 that this version has, with the arguments that choose them."""
-    if "route" in inspect.signature(triton_ffn.ffn).parameters:
-        return {"fused": {"route": "fused"}, "torch": {"route": "torch"}}
-    return {"fused": {}}
 
 
 def check(operands: Operands) -> dict[str, int]:
@@ -128,11 +120,11 @@ def measure(part: Part) -> None:
             ),
         }
         checked = {}
-        for name, route in routes().items():
+        for route in get_args(triton_ffn.Route):
             operands.mask.fill_(-1)
-            operands.fc1(**route)
-            checked[name] = check(operands)
-            programs[name] = partial(operands.fc1, **route)
+            operands.fc1(route)
+            checked[route] = check(operands)
+            programs[route] = partial(operands.fc1, route)
         seconds = in_turns(programs, device, budget_s=1.5, toy=part.toy)
         work = 2 * rows * hidden * neurons / 1e12
         for name, values in seconds.items():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
 
 from opt_shapes import DEVIATION, FIRING_SHARE, QUANTILES
-from pyneurons.model.checkpoint import DTYPES, Checkpoint
-from pyneurons.model.safetensors_file import Entry
+from pyneurons.model.source import DTYPES, WeightSource
 
 if TYPE_CHECKING:
     from pyneurons.model.config import OptConfig
@@ -22,8 +21,19 @@ APART: Final = 37
 """Rows by which the weights of a layer are turned against those of the layer before."""
 
 
-class RandomCheckpoint(Checkpoint):
-    """`Checkpoint` for measurements: 66b's shape needs the 2 GB of one layer, not 132 GB of files.
+@dataclass(frozen=True)
+class Entry:
+    """One tensor that is made of random numbers."""
+
+    file: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+class RandomCheckpoint(WeightSource):
+    """Weights for measurements: 66b's shape needs the 2 GB of one layer, not 132 GB of files.
 
     All layers read the same memory, each from another row on, so that no two are equal. Weights have
     OPT's initial deviation, biases are 0, and those of fc1 so low that about one cell in twenty fires.
@@ -47,20 +57,19 @@ class RandomCheckpoint(Checkpoint):
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
-        self.directory = Path("random")
+        self.name, self.directory = "random", None
         self.config = config
         self.dtype = dtype
-        self.extra: tuple[str, ...] = ()
+        self.extra = ()
         self._seed = seed
         self._source = torch.device(device)
         self._generator = torch.Generator(self._source).manual_seed(seed)
-        self.tensors: dict[str, Entry] = {
+        self.tensors = {
             name: Entry(
-                file=self.directory,
+                file=self.name,
                 name=name,
                 dtype=NAMES[dtype],
                 shape=shape,
-                offset=0,
                 bytes=dtype.itemsize * math.prod(shape),
             )
             for name, shape in config.tensor_shapes().items()
@@ -94,8 +103,8 @@ class RandomCheckpoint(Checkpoint):
         values = torch.empty(shape, dtype=self.dtype, device=self._source)
         return values.normal_(0, DEVIATION, generator=self._generator).cpu()
 
-    def _fill(self, entry: Entry, start: int, values: torch.Tensor) -> None:
-        kind, layer = self._kind(entry.name)
+    def _fill(self, name: str, start: int, values: torch.Tensor) -> None:
+        kind, layer = self._kind(name)
         made = self._made[kind]
         at = (start + APART * layer) % len(made)
         done = 0

@@ -16,16 +16,28 @@ from pyneurons import backends
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
-WANTED: Final = "(triton or cuda or device or weight_ring) and not compile and not on_host"
+WANTED: Final = "(triton or cuda) and not compile and not on_host"
 """By name of file, test or backend. What is compiled without a card is tested without one."""
+
+NAMES: Final = ("test_triton", "test_cuda")
+MARK: Final = "also_on("
 
 TOY: Final = ("tests/test_ngram_keys.py", "-k", "triton")
 MOST_NAMED: Final = 20
 
 
+def files() -> list[str]:
+    """Return the test files of ops on a GPU: others may need packages that are not there."""
+    found = []
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        if path.name.startswith(NAMES) or MARK in path.read_text(encoding="utf-8"):
+            found.append(str(path.relative_to(ROOT)))
+    return found
+
+
 def measure(part: Part) -> None:
     """Run pytest; backends that must be there fail their tests where they are not."""
-    wanted = TOY if part.toy else ("tests", "-k", WANTED)
+    wanted = TOY if part.toy else (*files(), "-k", WANTED)
     required = ["triton"] if part.toy or backends.why_not("cuda") else ["triton", "cuda"]
     several = [] if part.toy or importlib.util.find_spec("xdist") is None else ["-n", "8"]
     with tempfile.TemporaryDirectory() as folder:

@@ -114,7 +114,7 @@ def _counters(results: Results) -> str:
     rows = [
         (
             r["model"],
-            f"{r['mode']} on {r['device']}",
+            r["mode"],
             f"{r['tokens']:,}",
             f"{r['cells_that_differ']:,} of {r['cells']:,}",
             f"{100 * r['most_flipped']:.2g} %",
@@ -122,7 +122,7 @@ def _counters(results: Results) -> str:
         )
         for r in there(results, "counters", what="counters")
     ]
-    head = ("model", "against float32 on the CPU", "tokens", "counters that differ")
+    head = ("model", "mode, against float32 on the CPU", "tokens", "counters that differ")
     return table((*head, "most flipped, a layer", "band"), rows) if rows else ""
 
 
@@ -175,6 +175,15 @@ def _sanitizer(results: Results) -> str:
     return table(("backend", "tool", "status", "summary"), rows) if rows else ""
 
 
+def _tiles(results: Results) -> str:
+    rows = []
+    for r in there(results, "tiles", what="tiles"):
+        timed = {str(cut): value for cut, value in r["seconds"] if value is not None}
+        best = r["entry"]["tiles"]
+        rows.append((r["model"], str(best), number(1e3 * timed[str(best)]), str(len(timed))))
+    return table(("shape", "fastest tiles", "ms of both products", "of"), rows) if rows else ""
+
+
 SECTIONS: Final[dict[str, Callable[[Results], str]]] = {
     "Ceilings": _machine,
     "fc1": _products,
@@ -184,4 +193,5 @@ SECTIONS: Final[dict[str, Callable[[Results], str]]] = {
     "Beside": _beside,
     "Tests": _suite,
     "compute-sanitizer": _sanitizer,
+    "Tiles": _tiles,
 }
