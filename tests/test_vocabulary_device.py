@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 import checkpoints
 import pyneurons
 from pyneurons.observers import unembedding, vocabulary, vocabulary_device
-from pyneurons.observers.unembedding import Unembedding
+from pyneurons.observers.unembedding import Rounded, Unembedding
 from pyneurons.result import Run, columns_of
 
 if TYPE_CHECKING:
@@ -125,36 +125,42 @@ def test_updates_of_any_size(scale: float, whole: list[int]) -> None:
     assert not whole
 
 
-@pytest.mark.parametrize(("dtype", "share"), [(torch.float16, 1), (torch.float32, 3)])
-def test_the_bound_holds_for_every_score(dtype: torch.dtype, share: float) -> None:
-    """Against float64; where rows are rounded the bound is within a small factor of the errors."""
-    fc2, rows = made(3, 4_500, 200, 50, dtype)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("projection", ["dot", "cosine"])
+@pytest.mark.parametrize(("size", "spread"), [(1, 0), (1e-3, 0), (1, 8)])
+def test_the_bound_holds_for_every_score(
+    dtype: torch.dtype, projection: str, size: float, spread: int
+) -> None:
+    """Against float64; rows of float32 become float16, or bfloat16 where their lengths differ much."""
+    fc2, rows = made(3, 4_500, 200, 50, dtype, projection)
+    rows.rows.mul_(size * 2.0 ** -(torch.arange(4_500) % 3 * spread)[:, None])
     first = vocabulary_device._FirstPass.of(rows)
+    kept = dtype if dtype != torch.float32 and projection == "dot" else torch.float16
+    far = spread and dtype == torch.float32 and projection == "dot"
+    assert first.rows.dtype == (torch.bfloat16 if far else kept)
     directions = rows.directions(fc2.T)
     scores, bound = first.scores(directions)
     scale = 2.0 ** -torch.frexp(directions.abs().amax(dim=1)).exponent.double()
-    exact = directions.double() * scale[:, None] @ rows.rows.double().T
-    error = (scores.double() - exact).abs()
+    table = rows.take(torch.arange(4_500)).double() * rows.rounded.scale
+    error = (scores.double() - directions.double() * scale[:, None] @ table.T).abs()
     limit = bound.double()[:, None] * first.lengths.double()
     assert bool((error <= limit).all())
-    if dtype == torch.float32:
-        assert float((error / limit).max()) > 0.1 / share
 
 
 @pytest.mark.parametrize("rounded", ["directions", "rows", "both"])
 def test_the_bound_holds_for_vectors_along_each_other(rounded: str) -> None:
-    """Every element rounded the same way: the worst there is, and the bound is near."""
-    even, odd = 1.5, 1.5 + 0.9 * 2.0**-8
+    """Every element rounded to float16 the same way: the worst there is, and the bound is near."""
+    even, odd = 1.5, 1.5 + 0.49 * 2.0**-10
     fc2 = torch.full((256, 1), even if rounded == "rows" else odd)
     rows = Unembedding(
         torch.full((20, 256), even if rounded == "directions" else odd), np.arange(20), None, None
     )
     first = vocabulary_device._FirstPass.of(rows)
     scores, bound = first.scores(rows.directions(fc2.T))
-    exact = 0.5 * fc2.double().T @ rows.rows.double().T  # elements between .5 and 1
+    exact = 0.25 * fc2.double().T @ rows.rows.double().T  # elements between .5 and 1
     error = (scores.double() - exact).abs().max()
     limit = bound.double() * first.lengths[0].double()
-    assert 0 < float(error) <= float(limit) <= 1.05 * float(error)
+    assert 0 < float(error) <= float(limit) <= 1.3 * float(error)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -166,7 +172,7 @@ def test_candidates_hold_the_best_and_are_few(dtype: torch.dtype) -> None:
     column, upper, number, certain = vocabulary_device._candidates(scores, bound, first, 10)
     assert bool(certain.all())
     assert bool((number >= 10).all())
-    assert float(number.double().mean()) < (12 if dtype != torch.float32 else 40)
+    assert float(number.double().mean()) < 12
     best = (directions.double() @ rows.rows.double().T).topk(10, dim=1).indices
     for neuron in range(100):
         order = upper[neuron].argsort(descending=True)[: number[neuron]]
@@ -212,9 +218,9 @@ class OneDevice(TorchDispatchMode):
 def test_nothing_is_on_another_device(projection: str) -> None:
     """On tensors without content; what waits for values has its own test on the CPU."""
     fc2, rows = made(7, 6_000, 96, 70, torch.float16, projection, 64)
-    rows.__dict__["rounding"] = 0.01  # waits for values
     there, fc2 = rows.to("meta"), fc2.to("meta")
-    there.__dict__["rounding"] = 0.01
+    if projection == "cosine":  # what is measured waits for values
+        there.__dict__["rounded"] = Rounded(there.rows, 0.5, 0.01)
     assert not there.threaded
     with OneDevice(), ThreadPoolExecutor(1) as pool:
         directions = there.directions(fc2.T)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,15 @@ ROWS = 512
 _BLOCK = 8192
 DOUBLE_ROWS = 2048
 """Rows that are converted to float64 together, on a device that is not the CPU."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Rows in 16 bits."""
+
+    rows: torch.Tensor  # float16 or bfloat16 [V', E], `scale` times the rows
+    scale: float  # a power of two
+    share: float  # the largest length that rounding took from a row, as a share of the row's
 
 
 @dataclass(frozen=True)
@@ -137,21 +147,35 @@ class Unembedding:
     @functools.cached_property
     def rounding(self) -> float:
         """The largest length that rounding to bfloat16 takes from a row, as a share of the row's."""
-        largest = 0.0
-        for first, rows in self.blocks():
-            lost = (rows - rows.bfloat16()).norm(dim=1)
-            largest = max(largest, float((lost / self.lengths[first : first + len(rows)]).max()))
-        return largest
+        return self._rounding(torch.bfloat16, 1.0)
 
     @functools.cached_property
-    def rounded(self) -> torch.Tensor:
-        """The rows in 16 bits, for products on a GPU: ``rows`` itself where it has them, or bfloat16."""
+    def rounded(self) -> Rounded:
+        """The rows in 16 bits, for products on a GPU: as they are where they have them."""
         if self.rows.dtype.itemsize == 2 and self.projection != "cosine":
-            return self.rows
-        rounded = torch.empty(self.rows.shape, dtype=torch.bfloat16, device=self.rows.device)
+            return Rounded(self.rows, 1.0, 0.0)
+        # Of numbers that do not differ too much float16 keeps 3 bits more.
+        largest = max(float(rows.abs().max()) for _, rows in self.blocks())
+        scale = 2.0 ** -math.frexp(largest)[1]
+        share = self._rounding(torch.float16, scale)
+        dtype = torch.float16
+        if share > self.rounding:
+            dtype, scale, share = torch.bfloat16, 1.0, self.rounding
+        rounded = torch.empty(self.rows.shape, dtype=dtype, device=self.rows.device)
         for first, rows in self.blocks():
-            rounded[first : first + len(rows)] = rows
-        return rounded
+            rounded[first : first + len(rows)] = rows.mul_(scale)
+        return Rounded(rounded, scale, share)
+
+    def _rounding(self, dtype: torch.dtype, scale: float) -> float:
+        """Return the largest share of a row's length that rounding ``scale`` times the row takes."""
+        largest = 0.0
+        for first, rows in self.blocks():
+            if scale != 1:
+                rows.mul_(scale)
+            lost = (rows - rows.to(dtype)).norm(dim=1)
+            length = self.lengths[first : first + len(rows)] * scale
+            largest = max(largest, float((lost / length).max()))
+        return largest
 
     def _finish(self, rows: torch.Tensor) -> None:
         if self.projection == "cosine":

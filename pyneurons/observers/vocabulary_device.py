@@ -113,10 +113,9 @@ def extremes(fc2_weight: torch.Tensor, unembedding: Unembedding) -> dict[str, np
 
     Notes
     -----
-    Cost: 2 F V D operations in 16 bits, two passes over the scores for each end, and some 15 exact
-    scores for each end of a neuron where directions and rows are 16-bit numbers; 44 where either is
-    rounded to bfloat16, at D 768. Memory: `projection_bytes`. The host waits 4 times for each block of
-    neurons.
+    Cost: 2 F V D operations in 16 bits, two passes over the scores for each end, and some 11 (D 768) to
+    15 (D 9216) exact scores for each end of a neuron (Gaussian numbers in float16, 50,272 tokens).
+    Memory: `projection_bytes`. The host waits some 10 times for each block of neurons.
     """
     neurons, count = fc2_weight.shape[1], unembedding.ids.size
     top = min(TOP_TOKENS, count)
@@ -152,15 +151,16 @@ class _FirstPass:
     """Every score with a bound on its error."""
 
     unembedding: Unembedding
-    rows: torch.Tensor  # [V, E], 16 bits
-    lengths: torch.Tensor  # float32 [V], of the rows before they were rounded
+    rows: torch.Tensor  # [V, E], 16 bits, times a power of two
+    lengths: torch.Tensor  # float32 [V], of these rows before they were rounded
     group_lengths: torch.Tensor  # float32 [G], the largest of each group
     share: float  # the most that rounding took from a row, of its length
     width: int  # of a group
 
     @classmethod
     def of(cls, unembedding: Unembedding) -> _FirstPass:
-        rows, lengths = unembedding.rounded, unembedding.lengths
+        rounded = unembedding.rounded
+        rows, lengths = rounded.rows, unembedding.lengths * rounded.scale
         width = _group(len(rows))
         whole = lengths[: len(rows) // width * width]
         return cls(
@@ -168,12 +168,12 @@ class _FirstPass:
             rows,
             lengths,
             whole.view(-1, width).amax(dim=1),
-            0.0 if rows is unembedding.rows else unembedding.rounding,
+            rounded.share,
             width,
         )
 
     def scores(self, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scores [B, V], those of each direction times a power of two, and [B] of bounds.
+        """Return scores [B, V], those of each neuron times a power of two, and bounds [B].
 
         ``bounds[n] * lengths[v]`` is more than the error of ``scores[n, v]``.
         """
