@@ -5,6 +5,9 @@ interpreter), the size of an element, the ranges of D and F that it is for (null
 and where they come from: "compiled code" (the largest tile whose epilogue keeps its sums in registers;
 ``bench/results/triton-*.md`` lists what each kernel takes), or "measured on CARD, DATE, COMMIT", as
 `pyneurons.backends.triton_measure.measure_tiles` makes them. Nothing was measured yet.
+
+Compiled code was looked at for 80 and 90, which the tests do, and for 120, where the tiles of 90 spill
+nothing and fit its 99 KiB of shared memory. For 100 Triton 3.6 does not compile fc1's kernel.
 """
 
 from __future__ import annotations
