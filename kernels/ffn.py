@@ -65,7 +65,7 @@ def keep_statistics(
 
     INFINITY: tl.constexpr = 0x7F800000
     magnitude = tl.where(inside, z.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 0)
-    if tl.max(tl.reshape(magnitude, [BLOCK_M * BLOCK_N], can_reorder=True), axis=0) >= INFINITY:
+    if tl.max(tl.max(magnitude, axis=1), axis=0) >= INFINITY:
         place = row[:, None].to(tl.int64) * neurons + neuron[None, :]
         place = tl.where(magnitude >= INFINITY, place, 0x7FFFFFFFFFFFFFFF)
         tl.atomic_min(wrong_ptr, tl.min(tl.min(place, axis=1), axis=0), sem="relaxed")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from deaf_device import Deaf
 
 import checkpoints
 import pyneurons
+from deaf_device import Deaf
 from pyneurons import _scan
 from pyneurons.engine import device_plan, device_run
 from pyneurons.engine.device_residual import RowPlaces

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import inputs
+from live_tiles import expected_live_share, firing_blocks, live_tiles, spread_rates
 from pyneurons import _env, backends, corpus, demo, ops, reference
 from pyneurons.corpus import ngram_index
+from pyneurons.engine.counting import join
 from pyneurons.engine.mask import StripShape
 from pyneurons.engine.neuron_order import (
     bits_by_neuron,
@@ -19,7 +21,6 @@ from pyneurons.engine.neuron_order import (
     ngrams_by_neuron,
     ordered_weights,
 )
-from pyneurons.engine.run import _join
 from pyneurons.errors import ShapeError
 from pyneurons.model import opt
 from pyneurons.model.checkpoint import Checkpoint
@@ -207,7 +208,7 @@ def observed(
             found[n].append((start, observer.observe(words, parts[-1]["fires"], **given)))
     arrays = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
     arrays["position_fires"] = np.concatenate(positions, axis=-1)
-    return arrays, {n: _join(some) for n, some in found.items()}
+    return arrays, {n: join(some) for n, some in found.items()}
 
 
 def test_counters_brought_back_are_those_of_the_mask_in_its_own_order() -> None:
@@ -290,3 +291,34 @@ def test_an_order_of_other_neurons_is_refused() -> None:
         bits_by_neuron(np.zeros((1, 5, 3), np.uint32), order.numpy(), StripShape.of(65))
     with pytest.raises(ShapeError, match=r"bits of shape \[1, 5, 3\] are not those of"):
         bits_by_neuron(np.zeros((1, 5, 3), np.uint32), order.numpy(), StripShape.of(40))
+
+
+# --- how many tiles it spares: bench/neuron_order.py --------------------------------------------------
+
+
+def test_tiles_are_counted_as_by_loops() -> None:
+    generator = np.random.default_rng(0)
+    fires = generator.random((300, 150)) < 0.0002
+    live = live_tiles(firing_blocks(fires))
+    assert live.shape == (3, 3)
+    for block in range(3):
+        for tile in range(3):
+            part = fires[128 * block : 128 * (block + 1), 64 * tile : 64 * (tile + 1)]
+            assert live[block, tile] == part.any()
+    assert 0 < live.sum() < 9
+
+
+def test_the_expected_share_of_live_tiles_is_that_of_drawn_ones() -> None:
+    generator = np.random.default_rng(0)
+    rates = np.concatenate([np.zeros(64), np.full(64, 1e-4), np.full(63, 1e-5), [1e-3]])
+    drawn = live_tiles(firing_blocks(generator.random((128 * 2000, 192)) < rates))
+    assert drawn[:, 0].sum() == 0
+    assert expected_live_share(rates) == pytest.approx(drawn.mean(), abs=0.02)
+
+
+@pytest.mark.parametrize(("mean", "union"), [(0.019, 0.33), (0.137, 0.936), (0.05, 0.999)])
+def test_spread_rates_have_the_mean_and_the_union(mean: float, union: float) -> None:
+    rates = spread_rates(5000, mean, union)
+    assert (np.diff(rates) >= 0).all()
+    assert rates.mean() == pytest.approx(mean, rel=0.05)
+    assert (1 - (1 - rates) ** 128).mean() == pytest.approx(union, abs=0.01)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from deaf_device import Deaf, ignore
 
 import checkpoints
+from deaf_device import Deaf, ignore
 from pyneurons.engine.device_cuda import CudaDevice
 from pyneurons.engine.device_threads import ThreadDevice, ThreadEvent
 from pyneurons.engine.weight_ring import ALIGNMENT, LayerLayout, WeightRing, checkpoint_ring

@@ -25,8 +25,14 @@ if TYPE_CHECKING:
     from pyneurons.reference import Ints, Order
 
 
-def load(name: str) -> Backend:
-    """Return the backend ``cuda``, if it is built and a device is there."""
+def kernels_of(name: str) -> Any:
+    """Return the module of kernels, if it is built and a device is there.
+
+    Raises
+    ------
+    BackendUnavailable
+        Otherwise, with the reason.
+    """
     try:
         kernels = importlib.import_module("pyneurons._cuda")
     except ModuleNotFoundError as error:
@@ -41,6 +47,14 @@ def load(name: str) -> Backend:
     if not torch.cuda.is_available():
         message = f"backend {name!r}: this torch ({torch.__version__}) does not use CUDA devices"
         raise BackendUnavailable(message)
+    return kernels
+
+
+def load(name: str) -> Backend:
+    """Return the backend ``cuda``, if it is built and a device is there."""
+    import torch
+
+    kernels = kernels_of(name)
     host = cpp.load("cpp")
     try:
         base = replace(
@@ -81,10 +95,10 @@ class _Ops:
 
         rows = self._rows(mask, order, segments)
         if isinstance(counts, torch.Tensor) and counts.dtype == torch.int64:
-            self.kernels.segment_counts(*_views(rows), segments, _view(counts), self._stream())
+            self.kernels.segment_counts(*_views(rows), segments, view(counts), self._stream())
             return
         added = self._zeros(counts.shape)
-        self.kernels.segment_counts(*_views(rows), segments, _view(added), self._stream())
+        self.kernels.segment_counts(*_views(rows), segments, view(added), self._stream())
         _add(added, counts)
 
     def ngram_coverage(
@@ -104,9 +118,9 @@ class _Ops:
         wrong: tuple[int, int] | None = self.kernels.ngram_coverage(
             *_views(rows),
             segments,
-            _view(totals),
-            _view(added),
-            _view(added_large),
+            view(totals),
+            view(added),
+            view(added_large),
             self._stream(),
         )
         if wrong is not None:
@@ -136,10 +150,10 @@ class _Ops:
         wrong: tuple[int, int] | None = self.kernels.ngram_triggers(
             *_views(rows),
             segments,
-            _view(thresholds),
-            _view(places),
-            _view(found_segments),
-            _view(found),
+            view(thresholds),
+            view(places),
+            view(found_segments),
+            view(found),
             self._stream(),
         )
         if wrong is not None:
@@ -175,7 +189,7 @@ class _Ops:
         return int(torch.cuda.current_stream(self.device).cuda_stream)
 
 
-def _view(tensor: Tensor) -> tuple[int, int, int, int]:
+def view(tensor: Tensor) -> tuple[int, int, int, int]:
     """Address, rows, columns and row stride of a matrix, or of a vector as one row."""
     if tensor.ndim == 2:
         return tensor.data_ptr(), *tensor.shape, tensor.stride(0)
@@ -183,7 +197,7 @@ def _view(tensor: Tensor) -> tuple[int, int, int, int]:
 
 
 def _views(tensors: tuple[Tensor | None, ...]) -> list[tuple[int, int, int, int] | None]:
-    return [None if tensor is None else _view(tensor) for tensor in tensors]
+    return [None if tensor is None else view(tensor) for tensor in tensors]
 
 
 def _add(there: Tensor, array: Any) -> None:
