@@ -31,7 +31,7 @@ def measure(part: Part) -> None:
             "capability": list(torch.cuda.get_device_capability()),
             "multiprocessors": properties.multi_processor_count,
             "memory_gb": round(properties.total_memory / 1e9, 1),
-            "l2_mb": round(properties.L2_cache_size / 1e6, 1),
+            "l2_mb": round(getattr(properties, "L2_cache_size", 0) / 1e6, 1),
         }
     part.record("machine", **facts)
     device = torch.device("cuda" if there else "cpu")
