@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["limit", "stride_rows"])
 def firing_rows_kernel(
     mask_ptr,  # int32 [N, W]
     order_ptr,  # int32 [M], read where HAS_ORDER

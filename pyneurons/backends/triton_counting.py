@@ -80,7 +80,10 @@ def _count(mask: Tensor, order: Tensor | None, parts: tuple[Tensor, ...], counts
     first, stop, segment = parts
     if len(first) == 0 or neurons == 0:
         return
-    width = words_of_a_program(neurons)
+    width, lanes = words_of_a_program(neurons), 8
+    if device.type == "cpu":  # where the time goes by the size of what a program holds
+        longest = int((stop - first).max())
+        lanes = min(256, max(8, 1 << (-(-longest // 8) - 1).bit_length()))
     segment_counts_kernel[len(first), -(-neurons // (32 * width))](
         mask,
         order,
@@ -94,7 +97,7 @@ def _count(mask: Tensor, order: Tensor | None, parts: tuple[Tensor, ...], counts
         HAS_ORDER=order is not None,
         ATOMIC=atomic,
         PLANES=8 if atomic else 11,
-        LANES=256 if device.type == "cpu" else 8,
+        LANES=lanes,
         BLOCK_W=width,
         num_warps=8,
     )
@@ -377,7 +380,8 @@ def short_triggers(
 
     neurons = len(least)
     width = words_of_a_program(neurons)
-    lanes = 64 if least.device.type == "cpu" else 4
+    # One element for each of 128 threads: what an atomic returns is right in the one that did it.
+    lanes = 64 if least.device.type == "cpu" else 128 // width
     for planes in CLASSES:
         stop = int(np.searchsorted(lengths, 1 << planes))
         if stop <= first:
