@@ -11,8 +11,8 @@ that the interpreter works in their memory.
 `segment_counts`, `ngram_keys` and, with ``wrong``, `ffn` wait for nothing where no output lies on the
 host. The others need a number of the device to go on.
 
-Not there yet: the ops that `load` refuses by name, variants for Hopper's tensor memory accelerator, and
-configurations that were measured (those here are chosen from compiled code).
+Not there: the ops that `load` refuses by name. Tiles come from a file (`triton_tiles`), chosen from compiled
+code; none was measured on a device.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ had the slot before. These three waits are all there are:
 - the compute stream, before it reads a slot: for the copy into it.
 
 The engine on the CPU reads through `pyneurons.engine.weights`, whose tensors are converted at once and
-need no slots; this room serves a device with memory of its own. Nothing but its tests uses it yet.
+need no slots; this room serves the engine on a device (`pyneurons.engine.device_run`).
 """
 
 from __future__ import annotations
