@@ -60,6 +60,10 @@ class Device(Protocol[EventType]):
         """Return how much device memory can be had."""
         ...
 
+    def give_back(self) -> None:
+        """Give memory that was freed, and is kept for later, back to whoever asks for it."""
+        ...
+
     def allocate(self, size: int) -> Tensor:
         """Return device memory, uint8 [size], with any content."""
         ...

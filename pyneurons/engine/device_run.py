@@ -191,6 +191,7 @@ class DeviceEngine(Engine):
             return "fused"
         shape = (self.rows, self.config.hidden_size, self.config.ffn_dim)
         chosen = triton_measure.measured_route(*shape, self.mode, where)
+        self.device.give_back()
         self.numeric["fc1_route"] = chosen.as_dict()
         return chosen.route
 
@@ -456,6 +457,8 @@ def _arrays_of(observers: list[NgramObserver]) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     for observer in observers:
         index = observer.index.load()
-        found += [index.order, index.segments, index.uncountable]
+        # The second time as `ngram_triggers` is given them: without the most frequent ones.
+        few = len(index.segments) - observer.n_large
+        found += [index.order, index.segments, index.segments[:few], index.uncountable]
         found += [observer.first.order, observer.first.bounds]
     return found

@@ -128,6 +128,9 @@ class ThreadDevice:
         """Return what the system can give."""
         return _env.available_bytes() or 1 << 32
 
+    def give_back(self) -> None:
+        """Keep nothing."""
+
     def allocate(self, size: int) -> Tensor:
         """Return memory, uint8 [size]."""
         return torch.empty(size, dtype=torch.uint8)
