@@ -13,6 +13,7 @@ from pyneurons.backends.triton_tiles import Entry, Tiles
 from pyneurons.errors import BackendUnavailable
 
 torch = pytest.importorskip("torch")
+triton = pytest.importorskip("triton")
 
 if (reason := backends.why_not("triton")) and "triton" not in _env.required_backends():
     pytest.skip(reason, allow_module_level=True)
@@ -31,6 +32,20 @@ def test_on_the_cpu_no_route_is_timed(monkeypatch):
     }
 
 
+def test_where_the_fused_kernel_does_not_compile_torch_multiplies(monkeypatch):
+    compiles = triton_measure.fused_compiles
+    assert not compiles(100, "3.6.0")
+    assert not compiles(103, "3.7.1")
+    assert all(compiles(capability, "3.6.0") for capability in (80, 90, 120))
+    assert compiles(100, "3.8.0")
+    assert compiles(100, "4.0.0")
+    monkeypatch.setattr(triton_measure.triton_ffn, "capability", lambda _: 100)
+    monkeypatch.setattr(triton, "__version__", "3.7.1")
+    found = triton_measure.measured_route(16_384, 96, 256, torch.float16, "meta")
+    assert (found.route, found.seconds) == ("torch", {})
+    assert "does not compile the fused kernel for sm_100" in found.why
+
+
 def test_the_faster_route_is_taken():
     for seconds, route in (((2.0, 1.0), "torch"), ((1.0, 2.0), "fused"), ((1.0, 1.0), "fused")):
         found = triton_measure.faster(dict(zip(("fused", "torch"), seconds, strict=True)))
@@ -47,6 +62,7 @@ def test_a_shape_is_timed_once(monkeypatch):
         return {"fused": 2.0, "torch": 1.0}
 
     monkeypatch.setattr(triton_measure, "route_seconds", timed)
+    monkeypatch.setattr(triton_measure.triton_ffn, "capability", lambda _: 90)
     triton_measure._measured_route.cache_clear()
     for device in ("cuda:0", torch.device("cuda", 0)):
         found = triton_measure.measured_route(16, 8, 32, torch.float16, device)

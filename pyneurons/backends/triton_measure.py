@@ -78,7 +78,23 @@ def _measured_route(
 ) -> FasterRoute:
     if device == "cpu":
         return FasterRoute("fused", {}, "not timed: the CPU runs Triton's interpreter")
+    import torch
+    import triton
+
+    capability = triton_ffn.capability(torch.device(device))
+    if not fused_compiles(capability, triton.__version__):
+        why = f"not timed: Triton {triton.__version__} does not compile the fused kernel for "
+        return FasterRoute("torch", {}, f"{why}sm_{capability}; 3.8 does")
     return faster(route_seconds(rows, inner, neurons, dtype, device))
+
+
+def fused_compiles(capability: int, version: str) -> bool:
+    """Return whether a version of Triton compiles fc1's fused kernel for a compute capability.
+
+    3.6 and 3.7 fail in a pass over the tensor memory of sm_100 (tried with 3.6.0, 3.7.1, 3.8.0, 3.9.0).
+    """
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return not (100 <= capability < 120 and (major, minor) < (3, 8))
 
 
 def faster(seconds: dict[str, float]) -> FasterRoute:
