@@ -34,9 +34,12 @@ setup: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python -m pyneurons demo
 
+# Over all processors: 9,000 tests take 4 minutes on 2 of them, 6.5 on one.
+SPREAD := --numprocesses auto --dist worksteal --quiet
+
 # Required backends fail where they cannot run; the others skip on a processor that lacks them.
 test: $(STAMP)
-	PYNEURONS_REQUIRE_BACKENDS=reference,cpp,cpp:scalar,triton $(BIN)/python -m pytest -m "not slow"
+	PYNEURONS_REQUIRE_BACKENDS=reference,cpp,cpp:scalar,triton $(BIN)/python -m pytest -m "not slow" $(SPREAD)
 
 test-all: $(STAMP)
 	PYNEURONS_REQUIRE_BACKENDS=reference,cpp,cpp:scalar,triton $(BIN)/python -m pytest

@@ -78,7 +78,7 @@ def test_options(options: dict[str, Any], word: str) -> None:
         (None, ["corpus: found a NoneType"]),
         (b"bytes", ["corpus: found a bytes"]),
         ([], ["corpus: empty"]),
-        (iter(()), ["corpus: empty"]),
+        pytest.param(iter(()), ["corpus: empty"], id="an empty iterator"),
         ([""], ["<corpus>", "an empty corpus", "'corpus'"]),
         ([[]], ["an empty corpus"]),
         ({}, ["an empty dict"]),
