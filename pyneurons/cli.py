@@ -233,6 +233,45 @@ def scan_command(
 
 
 @app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="Directory with pytorch_model.bin, or Hugging Face id.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Directory of safetensors, a new one.")],
+    shard_size: Annotated[str, typer.Option(help="Most bytes of one file of weights.")] = "5GB",
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+) -> None:
+    """Write pickled weights as safetensors, once; they are read as data and nothing in them is run.
+
+    [bold]pyneurons convert facebook/opt-125m models/opt-125m[/bold]
+    [bold]pyneurons convert ./opt-66b models/opt-66b --shard-size 2GB[/bold]
+    """
+    from pyneurons._progress import Progress
+    from pyneurons.engine.quantity import size_of
+    from pyneurons.model import convert as converting
+    from pyneurons.model.checkpoint import resolve
+
+    with Progress(enabled=progress) as shown:
+        begun: list[int] = []
+
+        def told(written: int, total: int) -> None:
+            if not begun:
+                begun.append(total)
+                shown.begin("writing safetensors", total, unit="bytes")
+            shown.reach(written, "writing safetensors")
+
+        done = converting.convert(
+            resolve(source, pickled=True),
+            out,
+            shard_bytes=size_of(shard_size, "--shard-size"),
+            progress=told,
+        )
+    left_out = f", without {', '.join(done.tied)} (tied)" if done.tied else ""
+    print(f"{done.tensors:,} tensors, {done.bytes:,} bytes in {done.files} files{left_out}")
+    print(f"next: pyneurons scan {done.directory} CORPUS --out RUN")
+
+
+@app.command()
 def show(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     neuron: Annotated[

@@ -6,6 +6,9 @@ import random
 import shutil
 import stat
 import struct
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ import checkpoints
 from pyneurons.errors import InputError, IntegrityError, NonFiniteError
 from pyneurons.model.checkpoint import Checkpoint, OptConfig, load_tokenizer, read_config, resolve
 from pyneurons.model.config import BOUNDS
-from pyneurons.model.safetensors_file import MOST_NAME_BYTES, read_header
+from pyneurons.model.safetensors_file import MOST_HEADER_BYTES, MOST_NAME_BYTES, read_header
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -276,7 +279,9 @@ def test_one_tensor_under_two_names_is_refused(directory: Path) -> None:
 
 def test_only_a_pickle(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"only pytorch_model\.bin, a pickle.*save_pretrained"):
+    with pytest.raises(
+        InputError, match=r"only pytorch_model\.bin, a pickle.*: pyneurons convert .*model NEW_"
+    ):
         Checkpoint(directory)
 
 
@@ -410,6 +415,17 @@ MALFORMED = {
     "same place": safetensors({"a": f32(0, 8), "b": f32(0, 8)}, 8),
     "trailing byte": safetensors({"a": f32(0, 8)}, 9),
     "one byte short": safetensors({"a": f32(0, 8)}, 7),
+    "axis of 2**63": safetensors({"a": f32(0, 8, shape=[2**63])}, 8),
+    "axes of 4,000 digits": safetensors({"a": f32(0, 8, shape=[10**3999] * 8)}, 8),
+    "offset of 2**70": safetensors({"a": f32(2**70, 2**70 + 8, shape=[2])}, 8),
+    "axis of 5,000 digits": safetensors(
+        b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}', 8
+    ),
+    "65 levels": safetensors(b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", 0),
+    "lone surrogate": safetensors(b'{"\\ud800":' + json.dumps(f32(0, 8)).encode() + b"}", 8),
+    "byte order mark": safetensors(b"\xef\xbb\xbf" + json.dumps({"a": f32(0, 8)}).encode(), 8),
+    "two objects": safetensors(b"{} {}", 0),
+    "only spaces": safetensors(b" " * 100, 0),
     "long name": safetensors({"a" * (MOST_NAME_BYTES + 1): f32(0, 8)}, 8),
     "metadata only and data": safetensors({"__metadata__": {"a": "b"}}, 8),
 }
@@ -422,6 +438,64 @@ def test_malformed_file_is_refused(directory: Path, case: str) -> None:
     with pytest.raises(InputError) as caught:
         Checkpoint(directory)
     assert str(file) in str(caught.value)
+
+
+HEADER_BYTES = 80_000_000
+EXPENSIVE = {
+    "lists": b'{"a":[' + b"[]," * (HEADER_BYTES // 3) + b"0]}",
+    "objects": b'{"a":[' + b"{}," * (HEADER_BYTES // 3) + b"0]}",
+    "numbers": b'{"a":[' + b"0," * (HEADER_BYTES // 2) + b"0]}",
+    "texts": b'{"a":[' + b'"b",' * (HEADER_BYTES // 4) + b"0]}",
+    "quotes": b'{"a":' + b'"' * HEADER_BYTES + b"}",
+    "backslashes": b'{"a":"' + b"\\" * HEADER_BYTES + b'"}',
+    "brackets": b'{"a":' + b"[" * HEADER_BYTES,
+    "tensors": b"{" + b",".join(b'"%d":{}' % n for n in range(150_000)) + b"}",
+    "the same key": b"{" + b'"a":0,' * 900_000 + b'"a":0}',
+    "a key twice at the end": b"{"
+    + b",".join(b'"%d":0' % n for n in range(900_000))
+    + b',"899999":0}',
+}
+
+
+@pytest.mark.parametrize("case", EXPENSIVE)
+def test_a_header_that_would_take_gigabytes_is_refused_in_little_memory(
+    tmp_path: Path, case: str
+) -> None:
+    """In a process whose address space ends 512 MB above what Python and this package take."""
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(safetensors(EXPENSIVE[case], 0))
+    code = """if True:
+        import resource, sys
+        from pathlib import Path
+        from pyneurons import _env
+        from pyneurons.errors import InputError
+        from pyneurons.model.safetensors_file import read_header
+        most = _env.virtual_bytes() + (512 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        try:
+            read_header(Path(sys.argv[1]))
+        except InputError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.startswith(f"{file}: ")
+
+
+def test_a_lying_length_allocates_nothing(tmp_path: Path) -> None:
+    """The bytes are there (a sparse file), the length is within the file and above the cap."""
+    file = tmp_path / "x.safetensors"
+    for length in (MOST_HEADER_BYTES + 1, 1 << 40):
+        file.write_bytes(struct.pack("<Q", length))
+        os.truncate(file, (1 << 40) + 8)
+        tracemalloc.start()
+        with pytest.raises(InputError, match=f"header of {length:,} bytes, at most"):
+            read_header(file)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1 << 20
 
 
 def test_what_the_library_alone_refuses_is_refused(directory: Path) -> None:
