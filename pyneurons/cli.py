@@ -184,6 +184,9 @@ def scan_command(
         int | None, typer.Option(help="With --max-tokens: choose sequences at random.")
     ] = None,
     errors: Annotated[str, typer.Option(help="Invalid UTF-8: strict or replace.")] = "strict",
+    allow_repeats: Annotated[
+        bool, typer.Option("--allow-repeats", help="Count a file twice that is given twice.")
+    ] = False,
     list_limit: Annotated[
         int, typer.Option(help="Covering number up to which all n-grams are listed.")
     ] = 200,
@@ -223,6 +226,7 @@ def scan_command(
         document_separator=document_separator,
         shuffle_seed=shuffle_seed,
         errors=errors,
+        allow_repeats=allow_repeats,
         list_limit=list_limit,
         flip_sample=flip_sample,
         projection=projection,
@@ -426,11 +430,16 @@ def _print(blocks: list[RenderableType]) -> None:
         console.print(block, highlight=False)
 
 
+def _printable(text: str) -> str:
+    """Escape what a file's names could do to a terminal, and what it could not encode."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def _guarded(run: Callable[[], None]) -> int:
     try:
         run()
     except PyneuronsError as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), _printable(str(error))))
         return error.exit_code
     except SystemExit as stop:
         # typer turns a KeyboardInterrupt into this code, without a word.

@@ -22,6 +22,8 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import OPTConfig, OPTForCausalLM
@@ -31,6 +33,7 @@ from pyneurons.errors import InputError, IntegrityError, NonFiniteError
 from pyneurons.model.checkpoint import Checkpoint, OptConfig, load_tokenizer, read_config, resolve
 from pyneurons.model.config import BOUNDS
 from pyneurons.model.safetensors_file import MOST_HEADER_BYTES, MOST_NAME_BYTES, read_header
+from pyneurons.model.tokenizer import identity
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -99,6 +102,10 @@ def test_what_config_leaves_out_is_as_in_transformers(tmp_path: Path) -> None:
         {"activation_function": "gelu"},
         {"auto_map": {"AutoConfig": "evil.Config"}},
         {"quantization_config": {"bits": 4}},
+        {"_attn_implementation_internal": "evil/kernels"},
+        {"attn_implementation": "evil/kernels"},
+        {"custom_pipelines": {"x": {"impl": "evil.py"}}},
+        {"trust_remote_code": True},
     ],
     ids=str,
 )
@@ -107,6 +114,48 @@ def test_config_is_refused(directory: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(fields))) as caught:
         Checkpoint(directory)
     assert str(directory / "config.json") in str(caught.value)
+
+
+def test_keys_that_mean_nothing_here_are_passed_over(directory: Path) -> None:
+    edit_config(
+        directory, _attn_implementation="sdpa", torch_dtype="float16", trust_remote_code=False
+    )
+    assert Checkpoint(directory).config.hidden_size == 32
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+@settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.dictionaries(
+        st.sampled_from([*BOUNDS, "activation_function", "auto_map", "enable_bias", "model_type"]),
+        JSON | st.sampled_from([0, -1, 1 << 31, 1 << 64, 12.0, "12", "relu", "opt"]),
+        max_size=4,
+    )
+)
+def test_any_json_is_a_config_in_bounds_or_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "opt"} | fields))
+    tracemalloc.start()
+    try:
+        made = read_config(path)
+    except InputError as error:
+        assert str(path) in str(error)  # noqa: PT017 - either outcome is right
+    else:
+        for name, (least, most) in BOUNDS.items():
+            assert least <= getattr(made, name) <= most
+        assert len(made.tensor_shapes()) < 20_000
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 50 << 20
 
 
 @pytest.mark.parametrize(
@@ -610,6 +659,35 @@ def test_weights_that_are_not_finite_stop_the_run(
         opened.read("decoder.layers.0.fc1.weight", rows)
 
 
+@pytest.mark.parametrize("at", [0, 5_000, -1])
+def test_a_flipped_bit_stops_the_run_that_goes_on(directory: Path, at: int) -> None:
+    first = Checkpoint(directory)
+    first.read_layer(0)
+    first.read_embeddings()
+    assert first.digests.keys() == first.tensors.keys()
+    file = directory / "model.safetensors"
+    same = Checkpoint(directory)
+    same.expect(first.digests)
+    same.read_layer(0)
+    name = "decoder.embed_tokens.weight"
+    entry = first.tensors[name]
+    data = bytearray(file.read_bytes())
+    data[entry.offset + at % entry.bytes] ^= 1
+    file.write_bytes(data)
+    changed = Checkpoint(directory)
+    changed.expect(first.digests)
+    changed.read_layer(0)
+    with pytest.raises(IntegrityError, match=rf"model\.safetensors: {name} has SHA-256") as caught:
+        changed.read_embeddings()
+    assert caught.value.exit_code == 4
+    later = Checkpoint(directory)
+    later.read_embeddings()
+    later.read_layer(0)
+    assert later.weights_sha256() != first.weights_sha256()
+    with pytest.raises(IntegrityError, match="the weights changed"):
+        later.expect(first.digests)
+
+
 def test_fingerprint(tmp_path: Path) -> None:
     checkpoints.make(tmp_path / "a", seed=1)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -735,6 +813,37 @@ def test_tokenizer_that_is_absent_or_broken(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"tokenizer\.json: not a tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_identity_of_a_tokenizer(tmp_path: Path) -> None:
+    for form in ("json", "bpe"):
+        checkpoints.write_tokenizer(tmp_path / form, form=form)
+    found = [identity(load_tokenizer(tmp_path / form)) for form in ("json", "bpe")]
+    assert all(found)
+    assert found[0]["canary_ids"] == found[1]["canary_ids"]
+    assert identity(load_tokenizer(tmp_path / "json")) == found[0]
+    merges = tmp_path / "bpe" / "merges.txt"
+    merges.write_text(merges.read_text().replace("\u0120t he\n", ""))
+    fewer = identity(load_tokenizer(tmp_path / "bpe"))
+    assert fewer["sha256"] != found[1]["sha256"]
+    assert identity(load_tokenizer(tmp_path)) is None
+
+
+def test_code_that_a_tokenizer_names_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tok", None]}, "tokenizer_class": "Evil"})
+    )
+    (tmp_path / "evil.py").write_text("open('canary', 'w')\nraise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    assert load_tokenizer(tmp_path) is not None
+    new = {name for name in set(sys.modules) - before if not name.startswith("tokenizers")}
+    assert not new
+    assert not (tmp_path / "canary").exists()
 
 
 def test_other_kinds_of_tokenizer_json_are_taken_as_they_are(tmp_path: Path) -> None:

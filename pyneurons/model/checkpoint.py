@@ -172,10 +172,17 @@ def read_config(path: Path) -> OptConfig:
         raise InputError(message)
     for name, why in (
         ("auto_map", "code of its own, which is never run"),
+        ("custom_pipelines", "code of its own, which is never run"),
+        ("trust_remote_code", "code of its own, which is never run"),
         ("quantization_config", "quantized weights, which are not read"),
     ):
-        if raw.get(name) is not None:
+        if raw.get(name) not in (None, False):
             message = f"{path}: {name} asks for {why}"
+            raise InputError(message)
+    for name in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
+        # A name with a slash is one of a repository on the hub, whose kernels others would load.
+        if "/" in str(raw.get(name)):
+            message = f"{path}: {name} asks for code from {raw[name]!r:.80}, which is never run"
             raise InputError(message)
     given = {name: raw[name] for name in (*BOUNDS, *_BOOLEANS) if name in raw}
     if given.get("word_embed_proj_dim", 0) is None:
@@ -248,6 +255,8 @@ class Checkpoint:
 
     Notes
     -----
+    The first time that a tensor is read whole, its SHA-256 is taken (0.4 s for 125m) and compared
+    with the one that `expect` was given: a bit that changed since then stops the run.
     Tensors are read with pread into memory of their own, never mapped: a file that shrinks while
     it is read gives an error and not SIGBUS. Safe for several threads.
     """
@@ -259,6 +268,8 @@ class Checkpoint:
         self._versions: Mapping[Path, Version] = {
             header.file: header.version for header in self._headers
         }
+        self._digests: dict[str, str] = {}
+        self._expected_digests: dict[str, str] = {}
         found = _by_name(self._headers)
         expected = self.config.tensor_shapes()
         _check_tensors(self.directory, found, expected)
@@ -339,8 +350,54 @@ class Checkpoint:
         """Read rows of a tensor from ``start`` on."""
         offset = entry.offset + start * (entry.bytes // entry.shape[0])
         if len(values):
-            self._pread(entry.file, offset, values.view(torch.uint8).flatten().numpy().data)
+            data = values.view(torch.uint8).flatten().numpy().data
+            self._pread(entry.file, offset, data)
+            if len(data) == entry.bytes:
+                self._check_digest(entry, data)
             _check_finite(entry, values, start)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every tensor that was read whole so far, by name."""
+        return dict(sorted(self._digests.items()))
+
+    def expect(self, digests: Mapping[str, str]) -> None:
+        """Let reading stop where a tensor is not the one that another run read.
+
+        Parameters
+        ----------
+        digests : mapping of str to str
+            `digests` of that run. Tensors that are not named are not compared.
+
+        Raises
+        ------
+        IntegrityError
+            If one that was read already is another.
+        """
+        self._expected_digests = dict(digests)
+        for name, digest in self._digests.items():
+            self._compare(name, digest)
+
+    def weights_sha256(self) -> str:
+        """Return one SHA-256 over the digests of all tensors that were read."""
+        lines = "".join(f"{name} {digest}\n" for name, digest in self.digests.items())
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def _check_digest(self, entry: Entry, data: memoryview) -> None:
+        name = entry.name.removeprefix("model.")
+        if name not in self._digests:
+            digest = hashlib.sha256(data).hexdigest()
+            self._compare(name, digest)
+            self._digests[name] = digest
+
+    def _compare(self, name: str, digest: str) -> None:
+        expected = self._expected_digests.get(name, digest)
+        if digest != expected:
+            message = (
+                f"{self.tensors[name].file}: {name} has SHA-256 {digest[:16]}..., the run that goes "
+                f"on read {expected[:16]}...; the weights changed"
+            )
+            raise IntegrityError(message)
 
     def read_layer(self, layer: int) -> dict[str, torch.Tensor]:
         """Read the tensors of one layer, by name inside the layer (``fc1.weight``)."""
