@@ -400,6 +400,21 @@ def test_index_and_shards_must_agree(sharded: Path) -> None:
         Checkpoint(sharded)
 
 
+def test_only_what_the_index_names_is_read(sharded: Path) -> None:
+    """Another index, and files that no index names, change nothing: no scan depends on leftovers."""
+    before = Checkpoint(sharded)
+    (sharded / "model.fp32-00001-of-00001.safetensors").write_bytes(b"not read")
+    (sharded / "model.fp32.safetensors.index.json").write_text("not read")
+    (sharded / "pytorch_model.bin.index.json").write_text("not read")
+    (sharded / "pytorch_model.bin").write_bytes(b"not read")
+    after = Checkpoint(sharded)
+    assert after.tensors == before.tensors
+    assert after.fingerprint() == before.fingerprint()
+    (sharded / "model.safetensors.index.json").unlink()
+    with pytest.raises(InputError, match=r"neither model\.safetensors nor .*index\.json"):
+        Checkpoint(sharded)
+
+
 def test_missing_shard_is_named(sharded: Path) -> None:
     (sharded / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(InputError, match=r"not there: model-00002-of-00002\.safetensors"):

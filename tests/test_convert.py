@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-import torch_files
 from safetensors.torch import load_file
-from torch_files import Member, pickled, tensor, text, torch_zip
 from transformers import OPTForCausalLM
 
 import checkpoints
+import torch_files
 from pyneurons.errors import InputError, IntegrityError, ResourceError
 from pyneurons.model import convert as converting
 from pyneurons.model import convert_worker
 from pyneurons.model.checkpoint import INDEX_FILE, Checkpoint
 from pyneurons.model.convert import convert
 from pyneurons.model.torch_file import StoredTensor, TorchFile
+from torch_files import Member, pickled, tensor, text, torch_zip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

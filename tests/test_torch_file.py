@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-import torch_files
-from torch_files import Member, name, pickled, tensor, text, torch_zip, zip_archive
 
+import torch_files
 from pyneurons.errors import InputError, IntegrityError, PyneuronsError
 from pyneurons.model.tensor_pickle import GLOBALS, read_pickle
 from pyneurons.model.torch_file import TorchFile
+from torch_files import Member, name, pickled, tensor, text, torch_zip, zip_archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,6 +136,9 @@ HOSTILE = {
     "name alone": pickled(text("a"), name("os", "system")),
     "stacked name": pickled(text("a"), text("os"), text("system"), b"\x93" + TOUCH + b"\x85R"),
     "dotted name": pickled(text("a"), name("torch", "os.system") + TOUCH + b"\x85R"),
+    "escaped name": pickled(text("a"), b"c\\x6fs\n\\x73ystem\n" + TOUCH + b"\x85R"),
+    "escaped known name": pickled(text("a"), b"ctorch\n\\x48alfStorage\n"),
+    "name that is no ASCII": pickled(text("a"), "cos\nsyst\u00e9m\n".encode()),
     "nested pickle": pickled(
         text("a"),
         call("pickle", "loads", b"C" + bytes([len(pickle.dumps(Evil()))]) + pickle.dumps(Evil())),

@@ -1,6 +1,7 @@
 """A pickle of tensors by name, read as data: no opcode of it can call, import or make an object.
 
-The opcodes come from `pickletools.genops`, which only splits the stream. Of the names that a pickle
+The table of opcodes and the readers of their arguments are those of `pickletools`, which only splits a
+stream; an opcode that is not known here stops the reading before its argument is read. Of the names that a pickle
 may ask for, `GLOBALS` are known, each as a constant; any other name, any other opcode, and any other
 use of these stops the reading. Nothing here imports torch.
 """
@@ -33,6 +34,8 @@ STORAGES: Final = {
     "torch BoolStorage": "BOOL",
 }
 """Names of torch's storage classes, with the dtype that safetensors calls them by."""
+
+_OPCODES: Final = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 
 _ORDERED: Final = "collections OrderedDict"
 _TENSOR: Final = "torch._utils _rebuild_tensor_v2"
@@ -98,22 +101,32 @@ def read_pickle(data: bytes, where: str, start: int = 0) -> tuple[Any, int]:
     stream = io.BytesIO(data[start : start + MOST_PICKLE_BYTES])
     machine = _Machine(where)
     try:
-        for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
-            machine.at = start + (position or 0)
-            if count >= MOST_OPCODES:
-                machine.refuse(f"more than {MOST_OPCODES:,} opcodes")
+        for _ in range(MOST_OPCODES):
+            machine.at = start + stream.tell()
+            opcode = _OPCODES.get(stream.read(1))
+            if opcode is None:
+                machine.refuse("no opcode, or the end")
             if opcode.name == "STOP":
                 return machine.result(), start + stream.tell()
             action = _ACTIONS.get(opcode.name)
             if action is None:
                 machine.refuse(f"the opcode {opcode.name}, which tensors do not need")
-            action(machine, argument)
-    # What genops raises for a stream that ends or holds no opcode.
+            action(machine, _argument(opcode, stream))
+    # What the readers of arguments raise for one that is cut short or is no text.
     except (ValueError, OverflowError) as error:
         message = f"{where}: not a whole pickle ({str(error)[:200]})"
         raise InputError(message) from error
-    message = f"{where}: a pickle without an end"
+    message = f"{where}: more than {MOST_OPCODES:,} opcodes"
     raise InputError(message)
+
+
+def _argument(opcode: pickletools.OpcodeInfo, stream: io.BytesIO) -> Any:
+    """Read what stands behind an opcode."""
+    if opcode.name == "GLOBAL":
+        # pickletools would take escapes in names for what they stand for, which pickle does not.
+        module, attribute = stream.readline(), stream.readline()
+        return f"{module[:-1].decode('ascii')} {attribute[:-1].decode('ascii')}"
+    return None if opcode.arg is None else opcode.arg.reader(stream)
 
 
 class _Machine:
