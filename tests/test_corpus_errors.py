@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -512,6 +513,7 @@ def npy(array: np.ndarray) -> bytes:
         (b"\x93NUMPY\x01\x00", ["not a readable .npy"]),
         (b"\x93NUMPY\x01\x00\x05\x00{'a'}", ["not a readable .npy"]),
         (b"\x93NUMPY\x09\x00\x05\x00{'a'}", ["not a readable .npy"]),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{'descr'", ["not a readable .npy"]),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else value[0],
 )
@@ -528,6 +530,15 @@ def test_a_header_that_lies_about_a_huge_shape_allocates_nothing(tmp_path: Path)
         refused(file(tmp_path, "a.npy", lie), "a.npy", tokenizer=False)
     header = data[:128].replace(b"(10, 3), }          ", b"(99999999999999, 3)}")
     refused(file(tmp_path, "a.npy", header), "truncated", "[99999999999999, 3]", tokenizer=False)
+
+
+def test_a_header_that_lies_about_its_length_allocates_nothing(tmp_path: Path) -> None:
+    path = file(tmp_path, "a.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b" " * 100)
+    tracemalloc.start()
+    refused(path, "not a readable .npy", tokenizer=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_random_damage_to_a_npy_header_is_an_input_error(tmp_path: Path) -> None:
