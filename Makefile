@@ -7,7 +7,7 @@ STAMP := $(VENV)/.set-up
 PEERS := .venv-bench/.set-up
 CPP := $(shell git ls-files 'csrc/**' tests/helpers bench 2>/dev/null | grep -E '\.(c|cpp|hpp|inl|cu|cuh)$$')
 
-.PHONY: help demo setup test test-all check format bench bench-peers clean
+.PHONY: help demo setup test test-all check format bench bench-peers device clean
 
 help:
 	@echo "make demo      set up .venv, scan the embedded model, results and figures in runs/demo"
@@ -16,6 +16,7 @@ help:
 	@echo "make check     ruff, mypy, clang-format, import layering"
 	@echo "make bench     benchmarks, results and their page in bench/ (PART=\"ffn scan\": some of them)"
 	@echo "make bench-peers  the other tools that benchmarks run beside, in .venv-bench"
+	@echo "make device    build, test and measure on this machine's GPU with the packages of python3"
 	@echo "make setup     only the environment;  make clean  remove what was built"
 
 # One install, through the tested versions. No build isolation: the extension is rebuilt on import
@@ -68,6 +69,11 @@ $(PEERS): constraints.txt bench/constraints.txt
 	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt \
 		--constraint bench/constraints.txt torch transformers numpy transformer-lens nnsight
 	touch $(PEERS)
+
+# With python3 as it is: nothing is fetched. PART="products forward": some parts; OUT=FOLDER, COMMIT=HASH:
+# where the results go, and of which tree they are, where it is no git checkout.
+device:
+	PYTHONPATH=bench $(PYTHON) -m device $(PART) $(if $(OUT),--out $(OUT)) $(if $(COMMIT),--commit $(COMMIT))
 
 clean:
 	rm -rf $(VENV) .venv-bench build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,15 +29,17 @@ ROWS: Final = 16_384
 DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 SHARED: Final = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that a program may have."""
+MULTIPROCESSORS: Final = {80: 108, 90: 132}
 
 
 @dataclass(frozen=True)
 class Compiled:
     """One kernel on one architecture; ``stack`` and ``spills`` are what registers did not hold.
 
-    ``spills`` counts instructions that store to or load from a thread's own memory, ``products``
-    those of tensor cores on 16-bit operands, ``copies`` asynchronous ones from global to shared
-    memory.
+    ``spills`` counts instructions that store to or load from a thread's own memory. The last five are
+    instructions as well: of tensor cores on 16-bit operands (hgmma: of a whole warp group, Hopper's),
+    asynchronous copies from global to shared memory by threads (ldgsts) and by the tensor memory
+    accelerator (utmaldg), and its copies back (utmastg).
     """
 
     architecture: int
@@ -49,8 +51,11 @@ class Compiled:
     stack: int
     spills: int
     shared: int
-    products: int
-    copies: int
+    hmma: int
+    hgmma: int
+    ldgsts: int
+    utmaldg: int
+    utmastg: int
 
 
 class Driver:
@@ -88,7 +93,10 @@ class Recorder:
             ]
             variant = ", ".join(f"{name} {options[name]}" for name in names)
             if "BLOCK_M" in options:
-                variant = " x ".join(str(options[f"BLOCK_{axis}"]) for axis in "MNK")
+                axes = [f"BLOCK_{axis}" for axis in "MNK" if f"BLOCK_{axis}" in options]
+                variant = " x ".join(str(options[axis]) for axis in axes)
+                if "num_stages" in options:
+                    variant += f", {options['num_stages']} stages"
             self._found.append((self._kernel.fn.__name__, variant, compiled))
 
         return launch
@@ -98,21 +106,44 @@ def meta(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def ways(hidden: int, neurons: int, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """Return the ways of `ffn` on this architecture.
+
+    Both routes, and the variant for Hopper; in one shape all tiles as well that a device may measure.
+    """
+    from pyneurons.backends import triton_ffn
+    from pyneurons.backends.triton_measure import CANDIDATES
+
+    found: list[dict[str, Any]] = [{}, {"route": "torch"}]
+    x = meta(ROWS, hidden, dtype=dtype)
+    stored = triton_ffn.stored_tiles(x, neurons)
+    cuts = [replace(stored, variant="pointer"), replace(stored, variant="tma")]
+    if (hidden, neurons) == MODELS["6.7b"] and dtype == torch.bfloat16:
+        cuts += [replace(cut, band=stored.band) for cut in CANDIDATES]
+    for cut in cuts:
+        hopper = triton_ffn.capability(x.device) >= 90 and dtype != torch.float32
+        if cut != stored and (cut.variant == "pointer" or hopper):
+            found.append({"cut": cut})
+    return found
+
+
 def launch(hidden: int, neurons: int, dtype: torch.dtype | None) -> None:
     """Call every launcher as a scan of a model of this shape would; `ffn` alone with a dtype."""
     from pyneurons.backends import triton_counting, triton_ffn
 
     if dtype is not None:
-        triton_ffn.ffn(
-            meta(ROWS, hidden, dtype=dtype),
-            meta(neurons, hidden, dtype=dtype),
-            meta(neurons, dtype=dtype),
-            meta(hidden, neurons, dtype=dtype),
-            meta(hidden, dtype=dtype),
-            meta(ROWS, hidden, dtype=torch.float32),
-            meta(neurons // 1024, ROWS, 32, dtype=torch.int32),
-            meta(neurons, dtype=torch.float32),
-        )
+        for options in ways(hidden, neurons, dtype):
+            triton_ffn.ffn(
+                meta(ROWS, hidden, dtype=dtype),
+                meta(neurons, hidden, dtype=dtype),
+                meta(neurons, dtype=dtype),
+                meta(hidden, neurons, dtype=dtype),
+                meta(hidden, dtype=dtype),
+                meta(ROWS, hidden, dtype=torch.float32),
+                meta(neurons // 1024, ROWS, 32, dtype=torch.int32),
+                meta(neurons, dtype=torch.float32),
+                **options,
+            )
         return
     tokens = 5_000_000
     mask = meta(tokens, neurons // 32, dtype=torch.int32)
@@ -131,6 +162,13 @@ def launch(hidden: int, neurons: int, dtype: torch.dtype | None) -> None:
         meta(4097, neurons, dtype=torch.int32),
         meta(1, neurons, dtype=torch.int64),
     )
+    rows, numbers = meta(neurons, 16, dtype=torch.int64), meta(neurons + 1, dtype=torch.int64)
+    triton_counting.firing_rows(mask, None, rows, numbers)
+    triton_counting.firing_rows(mask, order, rows, numbers)
+    begin = meta(len(lengths), dtype=torch.int64)
+    lists = triton_counting.Lists(numbers, numbers, numbers, order, numbers)
+    least = meta(neurons, dtype=torch.int64)
+    triton_counting.short_triggers(mask, order, begin, begin, lengths, least, numbers, lists, 0)
     ids, starts = meta(tokens, dtype=torch.uint16), meta(2442, dtype=torch.int64)
     for n in (1, 2, 3, 5):
         triton_counting.ngram_keys(ids, starts, n, 16, 2, meta(tokens, dtype=torch.uint64))
@@ -141,13 +179,23 @@ def compile_all(architecture: int) -> list[Compiled]:
     import triton
 
     from pyneurons.backends import triton_ffn
-    from pyneurons.kernels import ffn, ngram_coverage, ngram_keys, segment_counts
+    from pyneurons.kernels import (
+        ffn,
+        ffn_tma,
+        firing_rows,
+        ngram_coverage,
+        ngram_keys,
+        ngram_triggers,
+        segment_counts,
+    )
 
     assert not triton.knobs.runtime.interpret, "TRITON_INTERPRET is set: nothing is compiled"
     triton.runtime.driver.set_active(Driver(architecture))
     triton_ffn.capability = lambda _: architecture
+    triton_ffn.multiprocessors = lambda _: MULTIPROCESSORS[architecture]
     found: list[tuple[str, str, Any]] = []
-    for module in (ffn, ngram_coverage, ngram_keys, segment_counts):
+    modules = (ffn, ffn_tma, firing_rows, ngram_coverage, ngram_keys, ngram_triggers)
+    for module in (*modules, segment_counts):
         for name, kernel in list(vars(module).items()):
             if name.endswith("_kernel"):
                 plain = kernel._kernel if isinstance(kernel, Recorder) else kernel
@@ -158,7 +206,7 @@ def compile_all(architecture: int) -> list[Compiled]:
             found.clear()
             launch(hidden, neurons, dtype)
             for kernel, variant, compiled in found:
-                kind = label if kernel.startswith("ffn") else ""
+                kind = label if kernel.startswith(("ffn", "pack")) else ""
                 text = ", ".join(filter(None, (kind, variant)))
                 models = variants.setdefault((kernel, text, compiled.hash), (compiled, []))[1]
                 if model not in models:
@@ -196,8 +244,11 @@ def read(architecture: int, kernel: str, variant: str, models: str, compiled: An
         stack=taken["STACK"] + taken["LOCAL"],
         spills=instructions["STL"] + instructions["LDL"],
         shared=compiled.metadata.shared,
-        products=instructions["HMMA"] + instructions["HGMMA"],
-        copies=instructions["LDGSTS"] + instructions["UTMALDG"],
+        hmma=instructions["HMMA"],
+        hgmma=instructions["HGMMA"],
+        ldgsts=instructions["LDGSTS"],
+        utmaldg=instructions["UTMALDG"],
+        utmastg=instructions["UTMASTG"],
     )
 
 
@@ -215,8 +266,10 @@ def table(rows: list[Compiled]) -> str:
         f"# Triton {triton.__version__}: what the kernels take",
         "",
         "Made by `bench/compiled_kernels.py`, which needs no GPU; nothing here was run. Limits of",
-        "shared memory: 166,912 bytes on sm_80, 232,448 on sm_90. `products`: instructions of tensor",
-        "cores in the machine code (HMMA, HGMMA), `copies`: asynchronous ones (LDGSTS, UTMALDG).",
+        "shared memory: 166,912 bytes on sm_80, 232,448 on sm_90. Of the machine code: `spills`, stores",
+        "to and loads from a thread's own memory; `hmma`, `hgmma`, products on tensor cores; `ldgsts`,",
+        "`utmaldg`, asynchronous copies to shared memory, the latter by the tensor memory accelerator;",
+        "`utmastg`, its copies back.",
         "",
         "| " + " | ".join(names) + " |",
         "|"

@@ -1,11 +1,10 @@
-"""Which machine, which code: what every record stands on."""
+"""Which machine: what every record stands on, beside the commit."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,6 @@ CPP: Final = tuple(name for name in backends.available() if name.startswith("cpp
 BEST: Final = f"cpp:{backends.resolve('cpp').isa}"
 """What a scan takes: rivals and ceilings that cost time stand beside this backend alone."""
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 _NOISE: Final = re.compile(r"\(r\)|\(tm\)|\bcpu\b|\bprocessor\b|@.*|\d+-core", re.IGNORECASE)
 
 
@@ -64,18 +62,3 @@ def facts() -> dict[str, Any]:
         "transformers": version("transformers"),
         "numpy": version("numpy"),
     }
-
-
-def commit() -> str:
-    """Return the commit that runs, with a plus where files differ from it, results apart."""
-    head = _git("rev-parse", "--short", "HEAD")
-    made = (":!bench/results", ":!bench/plots", ":!bench/README.md")
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
-    return head + ("+" if changed else "")
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    return done.stdout.strip()

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import plots
+from device import summary
+from device.__main__ import STEPS
 from goals import GOALS
 from results import Results
 from roofline import on
 from side_by_side import OWN_FORWARD
+from tables import number, spread, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from results import Record
 
@@ -40,6 +43,26 @@ Models have random weights, fc1 biases lowered so that 5 % of cells fire; tokens
 Parts: {parts}.
 """
 
+DEVICE: Final = """\
+## On a GPU
+
+    make device                         every part, in under 8 minutes
+    make device PART="products forward" some parts: their records replace the older ones
+    make device OUT=folder COMMIT=hash  results elsewhere; the commit of a tree without git
+
+One script, `bench/device/`, that needs no network: it builds the package with the `python3` at hand (its
+torch, Triton, transformers, accelerate, pip, scikit-build-core, pybind11, ninja, pytest,
+pytest-benchmark, and nvcc) into `build/device`, and writes `results/CARD.json`. Parts: {parts};
+the last, which times every candidate of Triton's tiles, runs only when it is asked for. Each runs in a process of its own with a time limit; one that fails costs the others nothing, and is named in
+the results and by the exit code. Models have random weights that are made once and served from memory,
+so that 66b's shape needs no files of 132 GB; few of its layers run. Without a GPU the same parts run on
+toy shapes, by Triton's interpreter, to show that the script works, and nothing is written; with the
+developers' environment, which has the package already:
+`PYTHONPATH=bench .venv/bin/python -m device --installed`.
+
+Cards measured so far: {cards}.
+"""
+
 OP_PARTS: Final = (
     "ffn",
     "attention",
@@ -53,28 +76,6 @@ OP_PARTS: Final = (
     "ngram_triggers",
     "layers",
 )
-
-
-def number(value: float) -> str:
-    """Write a number with three digits, or all of them before the point."""
-    if abs(value) >= 1e9:
-        return f"{value / 1e9:.3g}G"
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:.3g}M"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def spread(values: Sequence[float], unit: str = "") -> str:
-    """Write a median with its quartiles, where these differ."""
-    low, middle, high = (number(value) for value in values)
-    return f"{middle}{unit}" + (f" ({low} to {high})" if low != high else "")
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a Markdown table; the first column is text, the others are numbers."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def goals(results: Results) -> str:
@@ -280,8 +281,11 @@ def page(results: Results) -> str:
 
 def write(parts: Sequence[str]) -> None:
     """Write the README and draw the plots, of all machines that have results."""
-    pages = [page(results) for results in Results.all()]
-    text = "\n".join([HEAD.format(parts=", ".join(parts)), *pages])
+    machines = Results.all()
+    pages = [summary.page(results) for results in machines if results.card]
+    device = DEVICE.format(parts=", ".join(step.name for step in STEPS), cards=number(len(pages)))
+    pages += [page(results) for results in machines if not results.card]
+    text = "\n".join([HEAD.format(parts=", ".join(parts)), device, *pages])
     README.write_text(text, encoding="utf-8")
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-import machine
-
 FOLDER: Final = Path(__file__).resolve().parent / "results"
 
 Record = dict[str, Any]
@@ -33,6 +31,11 @@ class Results:
         """Read the files of all machines."""
         return [cls.load(path) for path in sorted(FOLDER.glob("*.json"))]
 
+    @property
+    def card(self) -> str | None:
+        """Name of the GPU that was measured, or None where it was the processor."""
+        return self.facts.get("card")
+
     def records(self, part: str, **equal: Any) -> list[Record]:
         """Return the records of a part whose fields equal the values given."""
         records = self.parts.get(part, {}).get("records", [])
@@ -46,6 +49,8 @@ class Results:
 
 def keep(part: str, found: dict[str, Any]) -> None:
     """Put the records of one part into this machine's file, in place of its older ones."""
+    import machine  # the package must be built for it, and need not be to read results
+
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{machine.name()}.json"
     parts = Results.load(path).parts if path.exists() else {}

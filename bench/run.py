@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import machine
 import report
 import results
+from commit import ROOT, commit
 
 HERE = Path(__file__).resolve().parent
 
@@ -54,13 +54,13 @@ def run_part(part: str, *extra: str) -> dict[str, Any]:
         command += ["--benchmark-enable", "--benchmark-only", "--benchmark-quiet"]
         command += [f"--benchmark-json={found}", "-p", "no:cacheprovider"]
         command += extra
-        done = subprocess.run(command, check=False, cwd=machine.ROOT)
+        done = subprocess.run(command, check=False, cwd=ROOT)
         if done.returncode:
             message = f"bench: the part {part} failed; nothing of it is kept"
             raise SystemExit(message)
         benchmarks = json.loads(found.read_text())["benchmarks"]
     return {
-        "commit": machine.commit(),
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
         "seconds": round(time.time() - began),
         "records": [

@@ -11,17 +11,64 @@ def either(a, b):
 
 @triton.jit
 def tile_of(
-    ROWS_INNERMOST: tl.constexpr, rows, columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+    tile, ROWS_INNERMOST: tl.constexpr, rows, columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
 ):
-    """Return the tile of this program: bands of row blocks, so that both operands stay in L2."""
+    """Return the blocks of a tile: bands of row blocks, so that both operands stay in L2."""
     blocks_m = tl.cdiv(rows, BLOCK_M)
     blocks_n = tl.cdiv(columns, BLOCK_N)
-    program = tl.program_id(0)
-    band = program // (ROWS_INNERMOST * blocks_n)
+    band = tile // (ROWS_INNERMOST * blocks_n)
     first = band * ROWS_INNERMOST
     height = min(blocks_m - first, ROWS_INNERMOST)
-    within = program % (ROWS_INNERMOST * blocks_n)
+    within = tile % (ROWS_INNERMOST * blocks_n)
     return first + within % height, within // height
+
+
+@triton.jit
+def keep_statistics(
+    z,  # float32 [BLOCK_M, BLOCK_N]
+    fires,  # z > 0, and inside
+    inside,
+    block_m,
+    block_n,
+    mask_ptr,  # int32 [strips, M, strip_words]
+    z_max_ptr,  # float32 [F]
+    alive_ptr,  # int32 [ceil(M / BLOCK_M), ceil(F / 32)]: the OR over the rows of a block
+    wrong_ptr,  # int64 [1]: the smallest row * F + f whose z is not finite
+    rows,
+    neurons,
+    stride_strip,
+    stride_mask,
+    strip_words,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Write what is kept of a tile of pre-activations: bits, who is silent, maxima, what is wrong."""
+    row = block_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    neuron = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    WORDS: tl.constexpr = BLOCK_N // 32
+    each = tl.reshape(fires.to(tl.int32), [BLOCK_M, WORDS, 32])
+    packed = tl.sum(each << tl.arange(0, 32)[None, None, :], axis=2)
+    word = block_n * WORDS + tl.arange(0, WORDS)
+    real = word * 32 < neurons
+    strip = (word // strip_words).to(tl.int64) * stride_strip + word % strip_words
+    tl.store(
+        mask_ptr + row[:, None].to(tl.int64) * stride_mask + strip[None, :],
+        packed,
+        mask=(row < rows)[:, None] & real[None, :],
+    )
+    alive_at = alive_ptr + block_m.to(tl.int64) * tl.cdiv(neurons, 32) + word
+    tl.store(alive_at, tl.reduce(packed, 0, either), mask=real)
+
+    # Maxima are taken of the bits as integers, among which -0 is the least: + 0 makes it 0.
+    highest = tl.max(tl.where(inside, z, float("-inf")), axis=0) + 0.0
+    tl.atomic_max(z_max_ptr + neuron, highest, mask=neuron < neurons, sem="relaxed")
+
+    INFINITY: tl.constexpr = 0x7F800000
+    magnitude = tl.where(inside, z.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 0)
+    if tl.max(tl.max(magnitude, axis=1), axis=0) >= INFINITY:
+        place = row[:, None].to(tl.int64) * neurons + neuron[None, :]
+        place = tl.where(magnitude >= INFINITY, place, 0x7FFFFFFFFFFFFFFF)
+        tl.atomic_min(wrong_ptr, tl.min(tl.min(place, axis=1), axis=0), sem="relaxed")
 
 
 @triton.jit
@@ -57,7 +104,7 @@ def ffn_up_kernel(
     The interpreter multiplies bit patterns of bfloat16, and rounds to it towards 0: what goes around
     that is marked INTERPRETED.
     """
-    block_m, block_n = tile_of(BAND, rows, neurons, BLOCK_M, BLOCK_N)
+    block_m, block_n = tile_of(tl.program_id(0), BAND, rows, neurons, BLOCK_M, BLOCK_N)
     row = block_m * BLOCK_M + tl.arange(0, BLOCK_M)
     neuron = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -96,30 +143,73 @@ def ffn_up_kernel(
         h_at = h_ptr + row[:, None].to(tl.int64) * stride_h + neuron[None, :]
         tl.store(h_at, h.to(h_ptr.dtype.element_ty), mask=inside)
 
-    WORDS: tl.constexpr = BLOCK_N // 32
-    each = tl.reshape(fires.to(tl.int32), [BLOCK_M, WORDS, 32])
-    packed = tl.sum(each << tl.arange(0, 32)[None, None, :], axis=2)
-    word = block_n * WORDS + tl.arange(0, WORDS)
-    real = word * 32 < neurons
-    strip = (word // strip_words).to(tl.int64) * stride_strip + word % strip_words
-    tl.store(
-        mask_ptr + row[:, None].to(tl.int64) * stride_mask + strip[None, :],
-        packed,
-        mask=(row < rows)[:, None] & real[None, :],
+    keep_statistics(
+        z,
+        fires,
+        inside,
+        block_m,
+        block_n,
+        mask_ptr,
+        z_max_ptr,
+        alive_ptr,
+        wrong_ptr,
+        rows,
+        neurons,
+        stride_strip,
+        stride_mask,
+        strip_words,
+        BLOCK_M,
+        BLOCK_N,
     )
-    alive_at = alive_ptr + block_m.to(tl.int64) * tl.cdiv(neurons, 32) + word
-    tl.store(alive_at, tl.reduce(packed, 0, either), mask=real)
 
-    # Maxima are taken of the bits as integers, among which -0 is the least: + 0 makes it 0.
-    highest = tl.max(tl.where(inside, z, float("-inf")), axis=0) + 0.0
-    tl.atomic_max(z_max_ptr + neuron, highest, mask=neuron < neurons, sem="relaxed")
 
-    INFINITY: tl.constexpr = 0x7F800000
-    magnitude = tl.where(inside, z.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 0)
-    if tl.max(tl.reshape(magnitude, [BLOCK_M * BLOCK_N], can_reorder=True), axis=0) >= INFINITY:
-        place = row[:, None].to(tl.int64) * neurons + neuron[None, :]
-        place = tl.where(magnitude >= INFINITY, place, 0x7FFFFFFFFFFFFFFF)
-        tl.atomic_min(wrong_ptr, tl.min(tl.min(place, axis=1), axis=0), sem="relaxed")
+@triton.jit
+def pack_kernel(
+    z_ptr,  # [M, F], becomes h where HAS_H
+    mask_ptr,  # int32 [strips, M, strip_words]
+    z_max_ptr,  # float32 [F]
+    alive_ptr,  # int32 [ceil(M / BLOCK_M), ceil(F / 32)]
+    wrong_ptr,  # int64 [1]
+    rows,
+    neurons,
+    stride_z,
+    stride_strip,
+    stride_mask,
+    strip_words,
+    HAS_H: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Keep of finished pre-activations what `ffn_up_kernel` keeps of its own; h takes their place."""
+    blocks_n = tl.cdiv(neurons, BLOCK_N)
+    block_m = tl.program_id(0) // blocks_n
+    block_n = tl.program_id(0) % blocks_n
+    row = block_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    neuron = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = (row < rows)[:, None] & (neuron < neurons)[None, :]
+    at = z_ptr + row[:, None].to(tl.int64) * stride_z + neuron[None, :]
+    z = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    fires = (z > 0) & inside
+    if HAS_H:
+        tl.store(at, tl.where(fires, z, 0.0).to(z_ptr.dtype.element_ty), mask=inside)
+    keep_statistics(
+        z,
+        fires,
+        inside,
+        block_m,
+        block_n,
+        mask_ptr,
+        z_max_ptr,
+        alive_ptr,
+        wrong_ptr,
+        rows,
+        neurons,
+        stride_strip,
+        stride_mask,
+        strip_words,
+        BLOCK_M,
+        BLOCK_N,
+    )
 
 
 @triton.jit
@@ -172,7 +262,7 @@ def ffn_down_kernel(
 
     h is 0 in all others: to leave them out changes no bit.
     """
-    block_m, block_n = tile_of(BAND, rows, outer, BLOCK_M, BLOCK_N)
+    block_m, block_n = tile_of(tl.program_id(0), BAND, rows, outer, BLOCK_M, BLOCK_N)
     row = block_m * BLOCK_M + tl.arange(0, BLOCK_M)
     column = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)

@@ -4,6 +4,7 @@
 ``PYNEURONS_BACKEND``             name of the backend of every op (`pyneurons.backends`)
 ``PYNEURONS_ISA``                 instruction set behind the backend ``cpp``
 ``PYNEURONS_REQUIRE_BACKENDS``    comma-separated backends whose absence fails a test
+``PYNEURONS_POISON``              1: on a device, weights that come too late are NaN
 ================================  ==========================================================
 
 ``TRITON_INTERPRET=1``, read by Triton when a kernel is first imported, runs the backend ``triton`` on
@@ -33,6 +34,11 @@ def required_backends() -> frozenset[str]:
     """Backends that a test run must not skip."""
     names = os.environ.get("PYNEURONS_REQUIRE_BACKENDS", "")
     return frozenset(name.strip() for name in names.split(",") if name.strip())
+
+
+def poison() -> bool:
+    """Whether buffers of weights on a device are filled with NaN before and after use."""
+    return os.environ.get("PYNEURONS_POISON", "") not in ("", "0")
 
 
 def cpu_count() -> int:

@@ -5,34 +5,45 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as RichProgress,
-)
-from rich.text import Text
-
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 _LINE_EVERY_S = 30.0
 
 
-class _RateColumn(ProgressColumn):
-    """Units per second over the last while."""
+def _bar_on(console: Console) -> RichProgress:
+    """Return a bar whose rate is that of the last while; rich is loaded only to show progress."""
+    from rich.progress import (
+        BarColumn,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import (
+        Progress as RichProgress,
+    )
+    from rich.text import Text
 
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        scale = float(task.fields.get("scale", 1.0))
-        unit = str(task.fields.get("unit", ""))
-        return Text("" if speed is None else f"{speed * scale:,.0f} {unit}/s", style="green")
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            scale = float(task.fields.get("scale", 1.0))
+            unit = str(task.fields.get("unit", ""))
+            return Text("" if speed is None else f"{speed * scale:,.0f} {unit}/s", style="green")
+
+    return RichProgress(
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>4.0f} %"),
+        RateColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=console,
+    )
 
 
 class Progress:
@@ -42,10 +53,10 @@ class Progress:
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
-        self._console = Console(stderr=True)
+        self._console: Console | None = None
         self._enabled = enabled
         self._bar: RichProgress | None = None
-        self._task = TaskID(0)
+        self._task: TaskID | None = None
         self._total = 0.0
         self._done = 0.0
         self._scale = 1.0
@@ -54,16 +65,13 @@ class Progress:
         self._began = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._enabled and self._console.is_terminal:
-            self._bar = RichProgress(
-                TextColumn("{task.description:<28}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.percentage:>4.0f} %"),
-                _RateColumn(),
-                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-                console=self._console,
-            )
-            self._bar.start()
+        if self._enabled:
+            from rich.console import Console
+
+            self._console = Console(stderr=True)
+            if self._console.is_terminal:
+                self._bar = _bar_on(self._console)
+                self._bar.start()
         return self
 
     def __exit__(
@@ -88,7 +96,7 @@ class Progress:
     def say(self, what: str) -> None:
         """Name what is being done."""
         self._what = what
-        if self._bar is not None:
+        if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=what)
 
     def reach(self, steps: float, what: str) -> None:
@@ -99,9 +107,9 @@ class Progress:
     def advance(self, steps: float) -> None:
         """Tell that ``steps`` more are done."""
         self._done += steps
-        if self._bar is not None:
+        if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, steps)
-        elif self._enabled and time.monotonic() - self._last_line > _LINE_EVERY_S:
+        elif self._console is not None and time.monotonic() - self._last_line > _LINE_EVERY_S:
             self._last_line = time.monotonic()
             seconds = self._last_line - self._began
             rate = self._done * self._scale / seconds

@@ -23,10 +23,11 @@ from pyneurons.result import FORMAT, Run, RunWriter, columns_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.engine.device import Device
+    from pyneurons.model.source import WeightSource
 
-DTYPES = ("auto", "float32", "bfloat16")
-DEVICES = ("auto", "cpu")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
 DEMO = "demo"
 UNTRAINED = "demo-untrained"
 FLOAT32_ONLY = "torch"  # the backend
@@ -35,15 +36,17 @@ LEAST_LIST_LIMIT = 50  # K of bigrams and trigrams: the default detectors need w
 
 
 def scan(
-    model: str | Path,
+    model: str | Path | Any,
     corpus: Any,
     *,
+    tokenizer: Any = None,
     context: int | None = None,
     packing: str = "pack",
     ngrams: Sequence[int] = (1, 2, 3),
     layers: Sequence[int] | None = None,
     max_tokens: int | Mapping[str, int] | None = None,
     memory: float | str | None = None,
+    gpu_memory: float | str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     backend: str = "auto",
@@ -62,6 +65,8 @@ def scan(
     projection: str = "dot",
     residual: str | None = None,
     keep_bits: bool = False,
+    fc1_route: str = "auto",
+    neuron_order: str = "auto",
 ) -> Scan:
     """Run a model over a corpus and count, exactly, what every feed-forward neuron does.
 
@@ -71,12 +76,15 @@ def scan(
     ----------
     model : str or Path
         A checkpoint directory, a Hugging Face id (local cache, or download), ``"demo"``, or
-        ``"demo-untrained"`` (the demo's shape with random weights, as a control).
+        ``"demo-untrained"`` (the demo's shape with random weights, as a control); or an OPT model
+        of transformers, wherever its weights are: `pyneurons.model.loaded`.
     corpus
         A path or glob (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .npy, .bin), an iterable of
         str or of token-id lists, a ``datasets.Dataset``, a dict {domain: any of these}, or
         ``"demo"``. A 2-d .npy holds sequences as they are and is not mixed with documents. The
         boundary id (2) inside a list of ids ends a document there.
+    tokenizer : path, tokenizers.Tokenizer or fast tokenizer of transformers, optional
+        Of text. Default: the one in the checkpoint's directory; a model that is an object has none.
     context : int, optional
         Positions of a full sequence, BOS included. Default: the model's maximum.
     packing : {"pack", "document"}
@@ -90,9 +98,15 @@ def scan(
     memory : number of bytes or str, optional
         Peak resident memory of the process, such as ``"2GB"``. Default: what the process has now
         and 60 % of what is free.
-    device : {"auto", "cpu"}
-    dtype : {"auto", "float32", "bfloat16"}
-        Numeric mode; ``"auto"`` is bfloat16 where the processor multiplies it, else float32.
+    gpu_memory : number of bytes or str, optional
+        Peak memory of a scan on a GPU there. Default: what is free.
+    device : {"auto", "cpu", "cuda"}
+        ``"cuda"``: the first GPU that torch sees; layer by layer, weights streamed from disk, the
+        residual stream and the bits in its memory, in the host's or in a file (`pyneurons plan` tells
+        which). ``"auto"`` is the CPU: no GPU has run this program's tests yet.
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+        Numeric mode; ``"auto"`` is bfloat16 where the processor multiplies it, else float32; on a GPU
+        the checkpoint's where that has 16 bits, else bfloat16. float16 is for GPUs alone.
         float32 multiplies by parts of bfloat16 where the backend has AMX, as exactly as torch and
         faster; elsewhere, and with the backend ``"torch"``, torch multiplies. The manifest says
         which (``numeric.float32_products``).
@@ -128,6 +142,15 @@ def scan(
         Where the residual stream is kept. Default: as the memory allows.
     keep_bits : bool
         Keep the bits of every layer in the run (N * F / 8 bytes a layer).
+    fc1_route : {"auto", "fused", "torch"}
+        On a GPU: multiply by fc1 in one kernel with all that is kept of it, or by torch and pack after
+        it. ``"auto"`` times both before the first layer; the manifest says which was the faster
+        (``numeric.fc1_route``). Name one for runs that are to be equal to the bit.
+    neuron_order : {"auto", "off"}
+        On a GPU: whether a layer whose first micro-batch leaves many neurons silent is run with its
+        neurons in the order of their fires there, so that fc2 skips more. Results are by neuron; fc2's
+        sums have another order. The manifest names the layers (``numeric.neuron_order``). Off with
+        ``keep_bits``.
 
     Returns
     -------
@@ -144,9 +167,13 @@ def scan(
     """
     from pyneurons import backends, demo
     from pyneurons import corpus as corpora
+    from pyneurons.engine.device_run import DeviceEngine
     from pyneurons.engine.plan import parse_memory
+    from pyneurons.engine.quantity import size_of
     from pyneurons.engine.run import Engine, Settings
     from pyneurons.model.checkpoint import Checkpoint, load_tokenizer, resolve
+    from pyneurons.model.loaded import LoadedModel
+    from pyneurons.model.tokenizer import tokenizer_of
     from pyneurons.observers.unembedding import PROJECTIONS
 
     began = time.time()
@@ -154,24 +181,32 @@ def scan(
     _choice("dtype", dtype, DTYPES)
     _choice("projection", projection, PROJECTIONS)
     _choice("residual", residual, (None, "memory", "file"))
+    _choice("fc1_route", fc1_route, ("auto", "fused", "torch"))
+    _choice("neuron_order", neuron_order, ("auto", "off"))
     orders = _orders(ngrams)
     if list_limit < LEAST_LIST_LIMIT or flip_sample < 0 or (threads is not None and threads < 1):
         message = f"list_limit={list_limit}, flip_sample={flip_sample}, threads={threads}: "
         message += f"expected list_limit >= {LEAST_LIST_LIMIT}, flip_sample >= 0, threads >= 1"
         raise InputError(message)
     memory_bytes = parse_memory(memory)
-    chosen = backends.resolve(None if backend == "auto" else backend)
-    mode = _mode(dtype, chosen.name)
+    gpu_bytes = None if gpu_memory is None else size_of(gpu_memory, "gpu_memory")
+    own_tokenizer = None if tokenizer is None else tokenizer_of(tokenizer)
+    hardware = open_device() if device == "cuda" else None
+    chosen = backends.resolve(_backend(backend, device))
 
     with tempfile.TemporaryDirectory(prefix="pyneurons-") as scratch:
-        if model == DEMO:
-            directory = demo.model_directory()
+        if not isinstance(model, (str, Path)):
+            checkpoint: WeightSource = LoadedModel(model)
+        elif model == DEMO:
+            checkpoint = Checkpoint(demo.model_directory())
         elif model == UNTRAINED:
-            directory = demo.untrained_twin(Path(scratch) / "untrained")
+            checkpoint = Checkpoint(demo.untrained_twin(Path(scratch) / "untrained"))
         else:
-            directory = resolve(model)
-        checkpoint = Checkpoint(directory)
+            checkpoint = Checkpoint(resolve(model))
+        if own_tokenizer is None and checkpoint.directory is not None:
+            own_tokenizer = load_tokenizer(checkpoint.directory)
         config = checkpoint.config
+        mode = _mode(dtype, chosen.name, checkpoint if hardware is not None else None)
         context = config.max_position_embeddings if context is None else context
         if not 2 <= context <= config.max_position_embeddings:
             message = f"context: {context} is not between 2 and {config.max_position_embeddings}, "
@@ -187,7 +222,7 @@ def scan(
         ):
             tokens = corpora.read(
                 demo.demo_corpus() if isinstance(corpus, str) and corpus == DEMO else corpus,
-                load_tokenizer(directory),
+                own_tokenizer,
                 context=context,
                 packing=packing,
                 vocab_size=config.vocab_size,
@@ -214,14 +249,18 @@ def scan(
                 keep_bits=keep_bits,
                 projection=projection,
                 residual=residual,
+                gpu_memory=gpu_bytes,
+                fc1_route=fc1_route,
+                neuron_order=neuron_order,
             )
-            engine = Engine(checkpoint, tokens, settings, writer, shown)
+            given = (checkpoint, tokens, settings, writer, shown)
+            engine = Engine(*given) if hardware is None else DeviceEngine(hardware, *given)
             outcome = engine.run()
             manifest = {
                 "format": FORMAT,
                 "pyneurons": version("pyneurons-scan"),
                 "layers": list(wanted),
-                "model": _model_entry(model, checkpoint),
+                "model": _model_entry(model, checkpoint, own_tokenizer),
                 "corpus": tokens.manifest(),
                 "settings": {
                     "context": tokens.context,
@@ -239,6 +278,7 @@ def scan(
                     "float32_products": settings.float32_products,
                     "residual": "float32",
                     "flips": outcome["flips"],
+                    **outcome["numeric"],
                 },
                 "plan": outcome["plan"],
                 "timing": outcome["timing"] | {"began_unix_s": began},
@@ -291,7 +331,37 @@ def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     return wanted
 
 
-def _mode(dtype: str, backend: str) -> str:
+def open_device() -> Device[Any]:
+    """Return the GPU.
+
+    Raises
+    ------
+    BackendUnavailable
+        If torch sees none.
+    """
+    from pyneurons.engine.device_cuda import CudaDevice
+
+    return CudaDevice()
+
+
+def _backend(backend: str, device: str) -> str | None:
+    """Return the name of a backend: on a GPU CUDA's kernels where they are built, else Triton's."""
+    from pyneurons import backends
+
+    if backend != "auto":
+        return backend
+    if device != "cuda":
+        return None
+    return "cuda" if backends.why_not("cuda") is None else "triton"
+
+
+def _mode(dtype: str, backend: str, on_device: WeightSource | None) -> str:
+    if on_device is not None and dtype == "auto":
+        stored = on_device.dtype
+        return str(stored).removeprefix("torch.") if stored.itemsize == 2 else "bfloat16"
+    if on_device is None and dtype == "float16":
+        message = "dtype: float16 is for device='cuda'; on the CPU pass 'bfloat16' or 'float32'"
+        raise InputError(message)
     if backend == FLOAT32_ONLY:
         if dtype == "bfloat16":
             message = f"backend: {backend!r} multiplies float32 only, not dtype {dtype!r}"
@@ -327,18 +397,20 @@ def _reading(shown: Progress) -> Any:
     return report
 
 
-def _model_entry(model: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    from pyneurons.model.tokenizer import identity, load_tokenizer
+def _model_entry(model: object, checkpoint: WeightSource, tokenizer: Any) -> dict[str, Any]:
+    from pyneurons.model.tokenizer import identity
 
-    config = checkpoint.config
+    config, directory = checkpoint.config, checkpoint.directory
+    given = str(model) if isinstance(model, (str, Path)) else f"{type(model).__name__} object"
+    named = given in (DEMO, UNTRAINED)
     return {
-        "name": str(model) if str(model) in (DEMO, UNTRAINED) else Path(str(model)).name,
-        "given": str(model),
-        "directory": str(checkpoint.directory),
+        "name": checkpoint.name if directory is None else given if named else Path(given).name,
+        "given": given,
+        "directory": None if directory is None else str(directory),
         "fingerprint": checkpoint.fingerprint(),
         "weights_sha256": checkpoint.weights_sha256(),
         "not_read": list(checkpoint.extra),
-        "tokenizer": identity(load_tokenizer(checkpoint.directory)),
+        "tokenizer": identity(tokenizer),
         "dtype": str(checkpoint.dtype).removeprefix("torch."),
         "n_layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,

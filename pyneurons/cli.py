@@ -167,8 +167,13 @@ def scan_command(
         list[str] | None, typer.Option(help="Positions to run, or name=number for a domain.")
     ] = None,
     memory: Annotated[str | None, typer.Option(help="Peak memory, such as 2GB.")] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    gpu_memory: Annotated[
+        str | None, typer.Option(help="Peak memory of a GPU, such as 40GiB. Default: what is free.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda (a GPU), or auto: the CPU.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16, or on a GPU float16.")
+    ] = "auto",
     backend: Annotated[str, typer.Option(help="auto, or a backend's name.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Default: all processors.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run at --out.")] = False,
@@ -215,6 +220,7 @@ def scan_command(
         layers=_numbers(layers, "--layers"),
         max_tokens=_max_tokens(max_tokens),
         memory=memory,
+        gpu_memory=gpu_memory,
         device=device,
         dtype=dtype,
         backend=backend,
@@ -349,8 +355,13 @@ def plan(
         int | None, typer.Option(help="Positions of a sequence; default the model's maximum.")
     ] = None,
     ngrams: Annotated[str, typer.Option(help="Orders, such as 1,2,3; '' for none.")] = "1,2,3",
-    gpu_memory: Annotated[str, typer.Option(help="Of the card.")] = "80GiB",
-    host_memory: Annotated[str, typer.Option(help="Of the process.")] = "64GiB",
+    gpu_memory: Annotated[
+        str | None, typer.Option(help="Of the card; default what the first has free, or 80GiB.")
+    ] = None,
+    host_memory: Annotated[
+        str | None,
+        typer.Option(help="Of the process; default what is free beside a card, or 64GiB."),
+    ] = None,
     disk_space: Annotated[str, typer.Option(help="For scratch files and the run.")] = "1TB",
     disk_bandwidth: Annotated[str, typer.Option(help="Of the drive.")] = "3GB/s",
     pcie_bandwidth: Annotated[str, typer.Option(help="Of each direction.")] = "50GB/s",
@@ -364,6 +375,8 @@ def plan(
 ) -> None:
     """Tell what a scan on one GPU would need and take, from config.json alone: no weights, no GPU.
 
+    Where a GPU is visible, the memory that it and the host have free is the default.
+
     Arithmetic, not a measurement: the rates that it assumes are in its last table.
 
     [bold]pyneurons plan --all[/bold]
@@ -375,11 +388,18 @@ def plan(
     from pyneurons.engine.quantity import number_of, rate_of, size_of
     from pyneurons.model.checkpoint import find_config
     from pyneurons.model.config import PUBLISHED
+    from pyneurons.model.device_memory import device_memory
 
     if (model is None) != every:
         message = "plan: name a model, or ask for --all" + (", not both" if every else "")
         raise InputError(message)
     number = number_of(tokens, "--tokens")
+    usual = device_plan.Budgets()
+    free = device_memory() if gpu_memory is None or host_memory is None else {}
+    if gpu_memory is None:
+        gpu_memory = str(free.get("gpu", usual.gpu_memory))
+    if host_memory is None:
+        host_memory = str(free.get("host", usual.host_memory))
     budgets = device_plan.Budgets(
         gpu_memory=size_of(gpu_memory, "--gpu-memory"),
         host_memory=size_of(host_memory, "--host-memory"),

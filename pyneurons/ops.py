@@ -7,6 +7,11 @@ Rules that hold for all of them:
 - Every check comes before the first write, and raises the same error on every backend.
 - Matrices may have a row stride larger than a row; the last axis has unit stride.
 - An output may overlap no other argument.
+- An array may be given as a tensor that holds the same: words as int32 (or uint32), counters and keys
+  likewise signed or not. One of the CPU is taken as the array that it is. One of another device is
+  taken as it is by the backends of that device (`pyneurons.backends.Backend`), refused by all others; arrays of
+  the host that come with it are copied there, outputs back (see `hold`). What is checked for its values
+  stays on the host: order, segments, starts, offsets, ids, threshold, count, found.
 - Results do not depend on ``threads`` nor, but for the rounding of `ffn` and `attention`, on the
   backend (`linear`: the same bits on all but ``torch``; `layer_norm`: on all).
 
@@ -16,13 +21,16 @@ Letters and the layout of a mask: `pyneurons.reference`.
 from __future__ import annotations
 
 from bisect import bisect_right
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pyneurons import backends
-from pyneurons.errors import DTypeError, ShapeError
+from pyneurons import backends, shadows
+from pyneurons.backends import held
+from pyneurons.errors import BackendUnavailable, DTypeError, ShapeError
 from pyneurons.panels import Panels, SplitPanels
+from pyneurons.shadows import Shadow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,10 +64,10 @@ def strip_shape(neurons: int) -> tuple[int, int]:
 
 
 def segment_counts(
-    mask: Words,
-    order: Order,
-    segments: Ints,
-    counts: Counts,
+    mask: Words | Tensor,
+    order: Order | Tensor,
+    segments: Ints | Tensor,
+    counts: Counts | Tensor,
     *,
     backend: str | None = None,
     threads: int = 1,
@@ -95,26 +103,28 @@ def segment_counts(
     Cost: streams ``M * W`` words once, updates ``G * F`` counters.
     """
     op = "segment_counts"
-    rows = _mask_and_order(op, mask, order)
-    _segments(op, segments, rows)
-    _matrix(op, "counts", counts, np.int64, np.uint8, np.uint16, np.uint32, writable=True)
+    mask, order, rows = _mask_and_order(op, mask, order)
+    segments = _segments(op, segments, rows)
+    counts = _matrix(op, "counts", counts, np.int64, np.uint8, np.uint16, np.uint32, writable=True)
     _same(op, "counts", counts, (len(segments) - 1, None), "one row per segment")
     if counts.dtype != np.int64 and len(segments) > 1:
-        longest, most = int(np.diff(segments).max()), int(np.iinfo(counts.dtype).max)
+        kind: Any = counts.dtype
+        longest, most = int(np.diff(segments).max()), int(np.iinfo(kind).max)
         if longest > most:
             message = f"{op}: a segment has {longest} rows, counts of {counts.dtype} end at {most}"
             raise ShapeError(message)
     _neurons(op, "counts", counts.shape[1], mask)
     _no_overlap(op, {"counts": counts}, {"mask": mask, "order": order, "segments": segments})
     chosen = backends.resolve(backend)
-    chosen.segment_counts(mask, order, segments, counts, threads=_threads(op, threads))
+    given = _given(op, chosen, mask, order, segments, counts)
+    chosen.segment_counts(*given, threads=_threads(op, threads))
 
 
 def firing_rows(
-    mask: Words,
-    order: Order,
-    rows: Ints,
-    found: Ints,
+    mask: Words | Tensor,
+    order: Order | Tensor,
+    rows: Ints | Tensor,
+    found: Ints | Tensor,
     *,
     backend: str | None = None,
     threads: int = 1,
@@ -151,24 +161,25 @@ def firing_rows(
     nothing, and the pass ends where that is true of all.
     """
     op = "firing_rows"
-    _mask_and_order(op, mask, order)
-    _matrix(op, "rows", rows, np.int64, writable=True)
-    _vector(op, "found", found, np.int64, writable=True)
+    mask, order, _ = _mask_and_order(op, mask, order)
+    rows = _matrix(op, "rows", rows, np.int64, writable=True)
+    found = _vector(op, "found", found, np.int64, writable=True, on_host=True)
     _same(op, "found", found, (rows.shape[0],), "F of rows")
     _neurons(op, "rows", rows.shape[0], mask)
     _range(op, "found", found, 0, rows.shape[1])
     _no_overlap(op, {"rows": rows, "found": found}, {"mask": mask, "order": order})
     chosen = backends.resolve(backend)
-    chosen.firing_rows(mask, order, rows, found, threads=_threads(op, threads))
+    given = _given(op, chosen, mask, order, rows, found)
+    chosen.firing_rows(*given, threads=_threads(op, threads))
 
 
 def first_segments(
-    mask: Words,
-    order: Order,
-    segments: Ints,
-    count: Ints,
-    found_segments: Ints32,
-    found: Ints,
+    mask: Words | Tensor,
+    order: Order | Tensor,
+    segments: Ints | Tensor,
+    count: Ints | Tensor,
+    found_segments: Ints32 | Tensor,
+    found: Ints | Tensor,
     *,
     backend: str | None = None,
     threads: int = 1,
@@ -210,11 +221,11 @@ def first_segments(
     that is true of all.
     """
     op = "first_segments"
-    rows = _mask_and_order(op, mask, order)
-    _segments(op, segments, rows)
-    _vector(op, "count", count, np.int64)
-    _matrix(op, "found_segments", found_segments, np.int32, writable=True)
-    _vector(op, "found", found, np.int64, writable=True)
+    mask, order, rows = _mask_and_order(op, mask, order)
+    segments = _segments(op, segments, rows)
+    count = _vector(op, "count", count, np.int64, on_host=True)
+    found_segments = _matrix(op, "found_segments", found_segments, np.int32, writable=True)
+    found = _vector(op, "found", found, np.int64, writable=True, on_host=True)
     _same(op, "count", count, (found_segments.shape[0],), "F of found_segments")
     _same(op, "found", found, (found_segments.shape[0],), "F of found_segments")
     _range(op, "count", count, 1, _INT64_MAX)
@@ -226,18 +237,17 @@ def first_segments(
         {"mask": mask, "order": order, "segments": segments, "count": count},
     )
     chosen = backends.resolve(backend)
-    chosen.first_segments(
-        mask, order, segments, count, found_segments, found, threads=_threads(op, threads)
-    )
+    given = _given(op, chosen, mask, order, segments, count, found_segments, found)
+    chosen.first_segments(*given, threads=_threads(op, threads))
 
 
 def ngram_keys(
-    ids: Ids,
-    starts: Ints,
+    ids: Ids | Tensor,
+    starts: Ints | Tensor,
     n: int,
     bits: int,
     boundary_id: int,
-    keys: Keys,
+    keys: Keys | Tensor,
     *,
     backend: str | None = None,
     threads: int = 1,
@@ -278,9 +288,9 @@ def ngram_keys(
     Cost: n passes over a block of ids in cache; writes ``8 * N`` bytes.
     """
     op = "ngram_keys"
-    _vector(op, "ids", ids, np.uint16, np.uint32)
-    _vector(op, "starts", starts, np.int64)
-    _vector(op, "keys", keys, np.uint64, writable=True)
+    ids = _vector(op, "ids", ids, np.uint16, np.uint32, on_host=True)
+    starts = _vector(op, "starts", starts, np.int64, on_host=True)
+    keys = _vector(op, "keys", keys, np.uint64, writable=True)
     _same(op, "keys", keys, ids.shape, "N of ids")
     _bounds(op, "starts", starts, last=len(ids), whole=True)
     _number(op, "n", n, 1, None)
@@ -289,16 +299,17 @@ def ngram_keys(
     _range(op, "ids", ids, 0, 2**bits - 2)
     _no_overlap(op, {"keys": keys}, {"ids": ids, "starts": starts})
     chosen = backends.resolve(backend)
+    ids, starts, keys = _given(op, chosen, ids, starts, keys)
     chosen.ngram_keys(ids, starts, n, bits, boundary_id, keys, threads=_threads(op, threads))
 
 
 def ngram_coverage(
-    mask: Words,
-    order: Order,
-    segments: Ints,
-    fires: Ints,
-    histogram: Ints,
-    large: Ints,
+    mask: Words | Tensor,
+    order: Order | Tensor,
+    segments: Ints | Tensor,
+    fires: Ints | Tensor,
+    histogram: Ints | Tensor,
+    large: Ints | Tensor,
     *,
     backend: str | None = None,
     threads: int = 1,
@@ -344,15 +355,15 @@ def ngram_coverage(
     bin up to the longest segment, and per row of ``large``.
     """
     op = "ngram_coverage"
-    rows = _mask_and_order(op, mask, order)
-    _vector(op, "segments", segments, np.int64)
+    mask, order, rows = _mask_and_order(op, mask, order)
+    segments = _vector(op, "segments", segments, np.int64, on_host=True)
     shorter = _first_shorter(segments)
     # Lengths that ascend from one that is not negative are bounds that do not decrease.
-    ascends = shorter is None and (len(segments) < 2 or segments[1] >= segments[0])
+    ascends = shorter is None and (len(segments) < 2 or bool(segments[1] >= segments[0]))
     _bounds(op, "segments", segments, last=rows, whole=False, ascends=ascends)
-    _vector(op, "fires", fires, np.int64)
-    _matrix(op, "histogram", histogram, np.int64, writable=True)
-    _matrix(op, "large", large, np.int64, writable=True)
+    fires = _vector(op, "fires", fires, np.int64)
+    histogram = _matrix(op, "histogram", histogram, np.int64, writable=True)
+    large = _matrix(op, "large", large, np.int64, writable=True)
     bins = histogram.shape[0] - 1
     if bins < 1:
         message = f"{op}: histogram has shape {_shape(histogram)}, expected 2 rows or more"
@@ -374,19 +385,18 @@ def ngram_coverage(
         {"mask": mask, "order": order, "segments": segments, "fires": fires},
     )
     chosen = backends.resolve(backend)
-    chosen.ngram_coverage(
-        mask, order, segments, fires, histogram, large, threads=_threads(op, threads)
-    )
+    given = _given(op, chosen, mask, order, segments, fires, histogram, large)
+    chosen.ngram_coverage(*given, threads=_threads(op, threads))
 
 
 def ngram_triggers(
-    mask: Words,
-    order: Order,
-    segments: Ints,
-    threshold: Ints,
-    offsets: Ints,
-    segment_of: Ints32,
-    fires: Ints,
+    mask: Words | Tensor,
+    order: Order | Tensor,
+    segments: Ints | Tensor,
+    threshold: Ints | Tensor,
+    offsets: Ints | Tensor,
+    segment_of: Ints32 | Tensor,
+    fires: Ints | Tensor,
     *,
     backend: str | None = None,
     threads: int = 1,
@@ -431,12 +441,12 @@ def ngram_triggers(
     8 bytes per listed segment.
     """
     op = "ngram_triggers"
-    rows = _mask_and_order(op, mask, order)
-    _segments(op, segments, rows)
-    _vector(op, "threshold", threshold, np.int64)
-    _vector(op, "offsets", offsets, np.int64)
-    _vector(op, "segment_of", segment_of, np.int32, writable=True)
-    _vector(op, "fires", fires, np.int64, writable=True)
+    mask, order, rows = _mask_and_order(op, mask, order)
+    segments = _segments(op, segments, rows)
+    threshold = _vector(op, "threshold", threshold, np.int64, on_host=True)
+    offsets = _vector(op, "offsets", offsets, np.int64, on_host=True)
+    segment_of = _vector(op, "segment_of", segment_of, np.int32, writable=True)
+    fires = _vector(op, "fires", fires, np.int64, writable=True)
     _same(op, "offsets", offsets, (len(threshold) + 1,), "F of threshold, plus 1")
     _bounds(op, "offsets", offsets, last=len(segment_of), whole=True)
     _same(op, "fires", fires, segment_of.shape, "length of segment_of")
@@ -454,16 +464,8 @@ def ngram_triggers(
         },
     )
     chosen = backends.resolve(backend)
-    chosen.ngram_triggers(
-        mask,
-        order,
-        segments,
-        threshold,
-        offsets,
-        segment_of,
-        fires,
-        threads=_threads(op, threads),
-    )
+    given = _given(op, chosen, mask, order, segments, threshold, offsets, segment_of, fires)
+    chosen.ngram_triggers(*given, threads=_threads(op, threads))
 
 
 def ffn(
@@ -473,9 +475,11 @@ def ffn(
     fc2_weight: Tensor | Panels | SplitPanels | None,
     fc2_bias: Tensor | None,
     residual: Tensor,
-    mask: Words,
+    mask: Words | Tensor,
     z_max: Tensor,
     *,
+    wrong: Tensor | None = None,
+    fc1_route: str = "fused",
     backend: str | None = None,
     threads: int = 1,
 ) -> None:
@@ -487,8 +491,9 @@ def ffn(
 
     Parameters
     ----------
-    x : Tensor, [M, D], float32 or bfloat16
-        What fc1 reads; its dtype is the compute dtype. M may be 0.
+    x : Tensor, [M, D], float32, bfloat16 or, on some backends, float16
+        What fc1 reads; its dtype is the compute dtype. M may be 0. Tensors of a device go to its
+        backends as they are; to these, what lies on the host is copied, and outputs back.
     fc1_weight : Tensor, [F, D], compute dtype, or Panels of it
         In bfloat16, `Panels` spare laying out the weight in every call; in float32, `SplitPanels`
         are multiplied as `linear` does.
@@ -502,6 +507,11 @@ def ffn(
         Overwritten, bits past F with zeros; see `strip_shape`. Any strides, the last one unit.
     z_max : Tensor, [F], float32
         Running maximum.
+    wrong : Tensor, one element, int64, where the backend computes, or None
+        Gets the smallest ``row * F + neuron`` whose pre-activation is not finite, if that is less than
+        what is there (2**63 - 1 at first). Then nothing is raised, nor, on a device, waited for.
+    fc1_route : {"fused", "torch"}
+        How `triton` and `cuda` multiply by fc1; see `pyneurons.backends.triton_ffn.ffn`.
     backend : str, optional
         A name from `pyneurons.backends.available`.
     threads : int
@@ -513,25 +523,26 @@ def ffn(
     ShapeError, DTypeError, BackendUnavailable
         Before any element of an output changes.
     NonFiniteError
-        If a pre-activation is NaN or infinite; the message names row and neuron. The outputs hold
-        what was finished before: the run has to stop.
+        Without ``wrong``, if a pre-activation is NaN or infinite; the message names row and neuron. The
+        outputs hold what was finished before: the run has to stop.
 
     Notes
     -----
     Sums run in float32; a NaN does not fire. In bfloat16 biases are added to the finished sums,
     nothing is rounded but what fc2 reads, denormals are 0, and the order of sums is fixed: that of
     AMX (`pyneurons.reference.paired_sum`) on every backend but ``cpp:avx512bf16``, whose
-    instruction has another (`pyneurons.reference.chained_sum`). Cost: ``2 M D F`` operations for
-    fc1; fc2 reads only pairs of neurons of which one fires, where few do.
+    instruction has another (`pyneurons.reference.chained_sum`), and ``triton``, where it is that of the
+    tensor cores. float16 is a dtype of ``reference``, ``triton`` and ``cuda``. Cost: ``2 M D F`` operations
+    for fc1; fc2 reads only pairs of neurons of which one fires, where few do.
     """
     import torch
 
     op = "ffn"
-    compute = (torch.float32, torch.bfloat16)
-    _tensor(op, "x", x, 2, *compute)
+    compute = (torch.float32, torch.bfloat16, torch.float16)
+    _tensor(op, "x", x, 2, *compute, anywhere=True)
     _weight(op, "fc1_weight", fc1_weight, x.dtype)
-    _tensor(op, "residual", residual, 2, torch.float32)
-    _tensor(op, "z_max", z_max, 1, torch.float32)
+    _tensor(op, "residual", residual, 2, torch.float32, anywhere=True)
+    _tensor(op, "z_max", z_max, 1, torch.float32, anywhere=True)
     rows, inner = x.shape
     neurons = fc1_weight.shape[0]
     outer = residual.shape[1]
@@ -544,7 +555,7 @@ def ffn(
     inputs: dict[str, Any] = {"x": x, "fc1_weight": fc1_weight}
     if fc1_bias is not None:
         inputs["fc1_bias"] = fc1_bias
-        _tensor(op, "fc1_bias", fc1_bias, 1, x.dtype)
+        _tensor(op, "fc1_bias", fc1_bias, 1, x.dtype, anywhere=True)
         _same(op, "fc1_bias", fc1_bias, (neurons,), "F of fc1_weight")
     if fc2_weight is not None:
         inputs["fc2_weight"] = fc2_weight
@@ -552,9 +563,9 @@ def ffn(
         _same(op, "fc2_weight", fc2_weight, (outer, neurons), "D_out of residual, F of fc1_weight")
     if fc2_bias is not None:
         inputs["fc2_bias"] = fc2_bias
-        _tensor(op, "fc2_bias", fc2_bias, 1, x.dtype)
+        _tensor(op, "fc2_bias", fc2_bias, 1, x.dtype, anywhere=True)
         _same(op, "fc2_bias", fc2_bias, (outer,), "D_out of residual")
-    _array(op, "mask", mask, 3, np.uint32, writable=True)
+    mask = _array(op, "mask", mask, 3, np.uint32, writable=True)
     _unit_stride(op, "mask", mask)
     words = -(-neurons // 32)
     strip_words = mask.shape[2]
@@ -566,12 +577,38 @@ def ffn(
             f"(strips for {neurons} neurons)"
         )
         raise ShapeError(message)
-    outputs = {"residual": residual.numpy(), "mask": mask, "z_max": z_max.numpy()}
+    outputs = {
+        "residual": _bytes(residual, "residual"),
+        "mask": mask,
+        "z_max": _bytes(z_max, "z_max"),
+    }
+    if wrong is not None:
+        _tensor(op, "wrong", wrong, wrong.ndim, torch.int64, anywhere=True)
+        if wrong.numel() != 1:
+            message = f"{op}: wrong has shape {_shape(wrong)}, expected one element"
+            raise ShapeError(message)
+        outputs["wrong"] = _bytes(wrong, "wrong")
     memory = {
         label: array for name, value in inputs.items() for label, array in _memory(name, value)
     }
     _no_overlap(op, outputs, memory)
     chosen = backends.resolve(backend)
+    (mask, *_) = _given(op, chosen, mask, *outputs.values(), *memory.values())
+    if x.dtype == torch.float16 and not chosen.float16:
+        message = f"backend {chosen.name!r}: it has no float16; reference, triton and cuda have"
+        raise BackendUnavailable(message)
+    route: dict[str, str] = {}
+    if fc1_route != "fused":
+        if fc1_route != "torch" or op not in chosen.on_device:
+            routes = "'fused' and 'torch'" if op in chosen.on_device else "'fused'"
+            message = f"backend {chosen.name!r}: fc1_route is {fc1_route!r}, it has {routes}"
+            raise BackendUnavailable(message)
+        route["route"] = fc1_route
+    if wrong is not None:
+        computes = chosen.device if op in chosen.on_device else "cpu"
+        if wrong.device.type != computes:
+            message = f"{op}: wrong lies on {wrong.device}, {chosen.name} computes on {computes}"
+            raise DTypeError(message)
     chosen.ffn(
         x,
         fc1_weight,
@@ -581,7 +618,9 @@ def ffn(
         residual,
         mask,
         z_max,
+        wrong,
         threads=_threads(op, threads),
+        **route,
     )
 
 
@@ -650,7 +689,7 @@ def layer_norm(
 
 def attention(
     qkv: Tensor,
-    starts: Ints,
+    starts: Ints | Tensor,
     heads: int,
     out: Tensor,
     *,
@@ -698,7 +737,7 @@ def attention(
     if width < 1 or width % heads:
         message = f"{op}: heads is {heads}, expected a divisor of D, {width}"
         raise ShapeError(message)
-    _vector(op, "starts", starts, np.int64)
+    starts = _vector(op, "starts", starts, np.int64, on_host=True)
     _bounds(op, "starts", starts, last=rows, whole=True)
     _no_overlap(op, {"out": _bytes(out)}, {"qkv": _bytes(qkv), "starts": starts})
     chosen = backends.resolve(backend)
@@ -780,6 +819,40 @@ def linear(
     chosen.linear(x, weight, bias, out, threads=_threads(op, threads))
 
 
+@contextmanager
+def hold(*arrays: Any, backend: str | None = None) -> Iterator[None]:
+    """Keep copies on the backend's device of arrays that do not change.
+
+    Until the block ends, calls that are given these arrays, or views of the same elements, copy nothing
+    and look through them for wrong values once. On backends of the CPU there is nothing to keep.
+
+    Parameters
+    ----------
+    *arrays : ndarray, Tensor or None
+        What several calls are given: order and segments above all. Left alone: None, and tensors of
+        a device. They must not change until the block ends, nor may the current stream.
+    backend : str, optional
+        A name from `pyneurons.backends.available`.
+
+    Notes
+    -----
+    A copy is made by the first call that needs it, and waited for. Cost: the bytes of the arrays on
+    the device, and what is derived from bounds, as much again.
+    """
+    here = [
+        shadows.view("array", one, np.dtype(f"i{one.element_size()}"))
+        if shadows.is_tensor(one)
+        else one
+        for one in arrays
+        if one is not None
+    ]
+    if backends.resolve(backend).device == "cpu":
+        yield
+    else:
+        with held.hold(one for one in here if type(one) is not Shadow):
+            yield
+
+
 # --- checks ---------------------------------------------------------------------------------------
 
 
@@ -789,12 +862,11 @@ def _shape(value: Any) -> str:
 
 def _array(
     op: str, name: str, value: Any, axes: int, *dtypes: type[np.generic], writable: bool = False
-) -> None:
+) -> Any:
+    """Return the array, or what stands for a tensor."""
     # Names are made where they are needed: they took half the time of a call's checks.
     if not isinstance(value, np.ndarray):
-        wanted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
-        message = f"{op}: {name} is a {type(value).__name__}, expected an ndarray of {wanted}"
-        raise DTypeError(message)
+        value = _view(op, name, value, dtypes)
     if not any(value.dtype == dtype for dtype in dtypes):
         wanted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
         message = f"{op}: {name} has dtype {value.dtype}, expected {wanted}"
@@ -808,6 +880,37 @@ def _array(
     if writable and not value.flags.writeable:
         message = f"{op}: {name} is read-only, expected an array to write to"
         raise ShapeError(message)
+    return value
+
+
+def _view(op: str, name: str, value: Any, dtypes: tuple[type[np.generic], ...]) -> Any:
+    """Return what stands for a tensor; signed integers are taken for unsigned ones of their size."""
+    names = [np.dtype(dtype).name for dtype in dtypes]
+    if not shadows.is_tensor(value):
+        message = (
+            f"{op}: {name} is a {type(value).__name__}, expected an ndarray of {' or '.join(names)}"
+        )
+        raise DTypeError(message)
+    _plain_tensor(op, name, value)
+    found = str(value.dtype).removeprefix("torch.")
+    for wanted in (found, f"u{found}"):
+        if wanted in names:
+            return shadows.view(name, value, np.dtype(wanted))
+    message = f"{op}: {name} has dtype {found}, expected {' or '.join(names)}"
+    raise DTypeError(message)
+
+
+def _plain_tensor(op: str, name: str, value: Any) -> None:
+    """Check that a tensor has memory that can be written to, wherever it lies."""
+    import torch
+
+    if value.device.type == "meta" or value.layout != torch.strided:
+        where = value.device if value.layout == torch.strided else value.layout
+        message = f"{op}: {name} lies on {where}, expected a tensor with memory"
+        raise DTypeError(message)
+    if value.requires_grad:
+        message = f"{op}: {name} requires a gradient, expected a plain tensor"
+        raise DTypeError(message)
 
 
 def _unit_stride(op: str, name: str, value: Any) -> None:
@@ -829,20 +932,36 @@ def _unit_stride(op: str, name: str, value: Any) -> None:
 
 def _matrix(
     op: str, name: str, value: Any, *dtypes: type[np.generic], writable: bool = False
-) -> None:
-    _array(op, name, value, 2, *dtypes, writable=writable)
+) -> Any:
+    value = _array(op, name, value, 2, *dtypes, writable=writable)
     _unit_stride(op, name, value)
+    return value
 
 
 def _vector(
-    op: str, name: str, value: Any, *dtypes: type[np.generic], writable: bool = False
-) -> None:
-    _array(op, name, value, 1, *dtypes, writable=writable)
+    op: str,
+    name: str,
+    value: Any,
+    *dtypes: type[np.generic],
+    writable: bool = False,
+    on_host: bool = False,
+) -> Any:
+    """``on_host``: its values are going to be read."""
+    value = _array(op, name, value, 1, *dtypes, writable=writable)
     _unit_stride(op, name, value)
+    if on_host and type(value) is Shadow:
+        message = (
+            f"{op}: {name} lies on {value.tensor.device}, expected the host's memory: its values are "
+            f"checked there"
+        )
+        raise DTypeError(message)
+    return value
 
 
-def _tensor(op: str, name: str, value: Any, axes: int, *dtypes: Any) -> None:
-    _tensor_of(op, name, value, axes, *dtypes)
+def _tensor(
+    op: str, name: str, value: Any, axes: int, *dtypes: Any, anywhere: bool = False
+) -> None:
+    _tensor_of(op, name, value, axes, *dtypes, anywhere=anywhere)
     if not value.is_contiguous():
         message = f"{op}: {name} has strides {list(value.stride())}, expected a contiguous tensor"
         raise ShapeError(message)
@@ -854,7 +973,9 @@ def _rows(op: str, name: str, value: Any, *dtypes: Any) -> None:
     _unit_stride(op, name, _bytes(value))
 
 
-def _tensor_of(op: str, name: str, value: Any, axes: int, *dtypes: Any) -> None:
+def _tensor_of(
+    op: str, name: str, value: Any, axes: int, *dtypes: Any, anywhere: bool = False
+) -> None:
     import torch
 
     wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
@@ -865,12 +986,10 @@ def _tensor_of(op: str, name: str, value: Any, axes: int, *dtypes: Any) -> None:
         found = str(value.dtype).removeprefix("torch.")
         message = f"{op}: {name} has dtype {found}, expected {wanted}"
         raise DTypeError(message)
-    if value.device.type != "cpu":
+    if value.device.type != "cpu" and not anywhere:
         message = f"{op}: {name} lies on {value.device}, expected cpu"
         raise DTypeError(message)
-    if value.requires_grad:
-        message = f"{op}: {name} requires a gradient, expected a plain tensor"
-        raise DTypeError(message)
+    _plain_tensor(op, name, value)
     if value.dim() != axes:
         message = f"{op}: {name} has shape {_shape(value)}, expected {axes} axes"
         raise ShapeError(message)
@@ -880,9 +999,9 @@ def _weight(op: str, name: str, value: Any, dtype: Any) -> None:
     import torch
 
     laid_out = {torch.bfloat16: Panels, torch.float32: SplitPanels}
-    if isinstance(value, laid_out[dtype]):
+    if dtype in laid_out and isinstance(value, laid_out[dtype]):
         return
-    _tensor(op, name, value, 2, dtype)
+    _tensor(op, name, value, 2, dtype, anywhere=True)
 
 
 def _panels(op: str, name: str, value: Any) -> None:
@@ -895,16 +1014,34 @@ def _memory(name: str, value: Tensor | Panels | SplitPanels) -> Iterator[tuple[s
     """Yield the arrays that a tensor or a weight that is laid out consists of, each with a name."""
     if isinstance(value, SplitPanels):
         for number, part in enumerate(value.parts, start=1):
-            yield f"part {number} of {name}", _bytes(part.data)
+            label = f"part {number} of {name}"
+            yield label, _bytes(part.data, label)
     else:
-        yield name, _bytes(value.data if isinstance(value, Panels) else value)
+        yield name, _bytes(value.data if isinstance(value, Panels) else value, name)
 
 
-def _bytes(tensor: Tensor) -> Any:
-    """Return the memory of a tensor as bytes: NumPy has no bfloat16."""
-    import torch
+def _bytes(tensor: Tensor, name: str = "") -> Any:
+    """Return the memory of a tensor as integers of the size of its elements."""
+    return shadows.view(name, tensor, np.dtype(f"i{tensor.element_size()}"))
 
-    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+def _given(op: str, chosen: backends.Backend, *values: Any) -> list[Any] | tuple[Any, ...]:
+    """Return what the backend gets: arrays, and the tensors of its device that shadows stand for."""
+    shadowed = [value for value in values if type(value) is Shadow]
+    if not shadowed:
+        return values
+    for one in shadowed:
+        device = one.tensor.device
+        if device.type != chosen.device or op not in chosen.on_device:
+            message = (
+                f"{op}: {one.name} lies on {device}, expected cpu for the backend {chosen.name!r}"
+            )
+            raise DTypeError(message)
+        if device != shadowed[0].tensor.device:
+            first = shadowed[0]
+            message = f"{op}: {one.name} lies on {device}, {first.name} on {first.tensor.device}"
+            raise DTypeError(message)
+    return [value.tensor if type(value) is Shadow else value for value in values]
 
 
 def _same(op: str, name: str, value: Any, expected: tuple[int | None, ...], what: str) -> None:
@@ -923,7 +1060,7 @@ def _same(op: str, name: str, value: Any, expected: tuple[int | None, ...], what
 def _range(op: str, name: str, value: Any, least: int, most: int) -> None:
     if value.size == 0:
         return
-    low, high = int(value.min()), int(value.max())
+    low, high = held.made_of(value, "range", lambda: (int(value.min()), int(value.max())))
     if low < least or high > most:
         message = f"{op}: {name} has values from {low} to {high}, expected {least} to {most}"
         raise ShapeError(message)
@@ -944,8 +1081,12 @@ def _threads(op: str, threads: int) -> int:
     return _number(op, "threads", threads, 1, 1024)
 
 
-def _first_shorter(segments: Ints) -> int | None:
+def _first_shorter(segments: Any) -> int | None:
     """Return the first segment that is shorter than the one before it."""
+    return held.made_of(segments, "shorter", lambda: _find_shorter(segments))
+
+
+def _find_shorter(segments: Any) -> int | None:
     for start in range(0, len(segments) - 1, _CHECKED):
         lengths = np.diff(segments[start : start + _CHECKED + 2])
         if np.any(lengths[1:] < lengths[:-1]):
@@ -954,7 +1095,7 @@ def _first_shorter(segments: Ints) -> int | None:
 
 
 def _bounds(
-    op: str, name: str, value: Ints, last: int, *, whole: bool, ascends: bool = False
+    op: str, name: str, value: Any, last: int, *, whole: bool, ascends: bool = False
 ) -> None:
     """Bounds of consecutive pieces: from 0 up to `last`, or (not whole) anywhere below it.
 
@@ -969,36 +1110,43 @@ def _bounds(
         wanted = f"from 0 to {last}" if whole else f"within 0 to {last}"
         message = f"{op}: {name} goes from {first} to {end}, expected {wanted}"
         raise ShapeError(message)
-    for start in range(0, 0 if ascends else len(value) - 1, _CHECKED):
+    where = None if ascends else held.made_of(value, "decreases", lambda: _find_decrease(value))
+    if where is not None:
+        message = f"{op}: {name} decreases at {where}"
+        raise ShapeError(message)
+
+
+def _find_decrease(value: Any) -> int | None:
+    for start in range(0, len(value) - 1, _CHECKED):
         some = value[start : start + _CHECKED + 1]
         if np.any(some[1:] < some[:-1]):
-            where = start + int(np.argmax(some[1:] < some[:-1])) + 1
-            message = f"{op}: {name} decreases at {where}"
-            raise ShapeError(message)
+            return start + int(np.argmax(some[1:] < some[:-1])) + 1
+    return None
 
 
-def _mask_and_order(op: str, mask: Words, order: Order) -> int:
-    """Check both and return M, the number of rows that they name."""
-    _matrix(op, "mask", mask, np.uint32)
+def _mask_and_order(op: str, mask: Any, order: Any) -> tuple[Any, Any, int]:
+    """Check both and return them with M, the number of rows that they name."""
+    mask = _matrix(op, "mask", mask, np.uint32)
     if len(mask) >= 2**31:
         message = f"{op}: mask has {len(mask)} rows, expected fewer than 2**31"
         raise ShapeError(message)
     if order is None:
-        return len(mask)
-    _vector(op, "order", order, np.int32)
+        return mask, None, len(mask)
+    order = _vector(op, "order", order, np.int32, on_host=True)
     if len(order) >= 2**31:
         message = f"{op}: order has {len(order)} elements, expected fewer than 2**31"
         raise ShapeError(message)
     _range(op, "order", order, 0, len(mask) - 1)
-    return len(order)
+    return mask, order, len(order)
 
 
-def _segments(op: str, segments: Ints, rows: int) -> None:
-    _vector(op, "segments", segments, np.int64)
+def _segments(op: str, segments: Any, rows: int) -> Any:
+    segments = _vector(op, "segments", segments, np.int64, on_host=True)
     _bounds(op, "segments", segments, last=rows, whole=False)
+    return segments
 
 
-def _neurons(op: str, name: str, neurons: int, mask: Words) -> None:
+def _neurons(op: str, name: str, neurons: int, mask: Any) -> None:
     words = mask.shape[1]
     if neurons > 32 * words:
         message = (

@@ -260,18 +260,20 @@ def ffn(
     residual: Tensor,
     mask: Words,
     z_max: Tensor,
+    wrong: Tensor | None = None,
+    *,
     sums: Sums | None = None,
 ) -> None:
     """Run one feed-forward block and keep who fired; see `pyneurons.ops`.
 
-    float32 sums in float64 and rounds once; bfloat16 in the order of ``sums``, by default that of
-    AMX, and rounds nothing but what fc2 reads.
+    float32 and float16 sum in float64 and round once; bfloat16 in the order of ``sums``, by default that
+    of AMX. Nothing else is rounded but what fc2 reads.
     """
     import torch
 
     def linear(rows: Tensor, weight: Tensor | Panels | SplitPanels, bias: Tensor | None) -> Tensor:
         matrix = weight.weight() if isinstance(weight, Panels | SplitPanels) else weight
-        if x.dtype == torch.float32:
+        if x.dtype != torch.bfloat16:
             y = rows.double() @ matrix.double().T
             return (y if bias is None else y + bias.double()).float()
         zero = np.zeros((len(rows), len(matrix)), dtype=np.float32)
@@ -281,9 +283,11 @@ def ffn(
         return y if bias is None else y + bias.float()
 
     z = linear(x, fc1_weight, fc1_bias)
-    check_finite(z)
     strips, rows, strip_words = mask.shape
     neurons = fc1_weight.shape[0]
+    places = (~z.isfinite()).flatten().nonzero()
+    if len(places):
+        note_non_finite(int(places[0]), neurons, wrong)
     fires = np.zeros((rows, strips * strip_words * 32), dtype=bool)
     fires[:, :neurons] = (z > 0).numpy()
     mask[:] = pack(fires).reshape(rows, strips, strip_words).transpose(1, 0, 2)
@@ -525,12 +529,11 @@ def power_of_two(x: Floats) -> Floats:
         return np.where(whole < -126, np.float32(0), np.ldexp(value, power))
 
 
-def check_finite(z: Tensor) -> None:
-    """Raise NonFiniteError for the first NaN or infinity of a matrix of pre-activations."""
-    wrong = (~z.isfinite()).nonzero()
-    if len(wrong):
-        row, neuron = wrong[0].tolist()
-        raise NonFiniteError(non_finite(row, neuron))
+def note_non_finite(place: int, neurons: int, wrong: Tensor | None) -> None:
+    """Lower ``wrong`` to a place ``row * F + neuron``, or raise NonFiniteError where there is none."""
+    if wrong is None:
+        raise NonFiniteError(non_finite(*divmod(place, neurons)))
+    wrong.clamp_(max=place)
 
 
 def non_finite(row: int, neuron: int) -> str:

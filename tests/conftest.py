@@ -51,6 +51,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" not in metafunc.fixturenames or "backend" in own:
         return
     also = [mark.args[0] for mark in metafunc.definition.iter_markers("also_on")]
+    # Where it is built, and asked for: everywhere else it would be one more skip for each test.
+    also += ["cuda"] if also and "cuda" in _env.required_backends() else []
     without = [mark.args[0] for mark in metafunc.definition.iter_markers("not_on")]
     names = [name for name in ("reference", *CPP, *also) if name not in without]
     metafunc.parametrize("backend", names, indirect=True)

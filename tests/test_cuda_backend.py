@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 
 import cuda_on_host
 import inputs
+from elsewhere import as_device, elsewhere
 from pyneurons import backends, ops, reference
 from pyneurons.backends import cuda
 from pyneurons.errors import BackendUnavailable, IntegrityError
@@ -71,11 +73,20 @@ class KernelsOnHost:
         )
 
 
-@pytest.fixture
-def on_host(monkeypatch):
-    """The ops, with the launcher in place of the backend ``cpp``."""
+COUNTING = frozenset({"segment_counts", "ngram_coverage", "ngram_triggers"})
+
+
+@pytest.fixture(params=["arrays", "tensors"])
+def given(request, monkeypatch):
+    """What the ops take arrays as, with the launcher in place of the backend ``cpp``."""
     launcher = cuda._Ops(KernelsOnHost, torch.device("cpu"))
-    monkeypatch.setattr(backends, "resolve", lambda _name: launcher)
+    backend = replace(
+        backends.resolve("cpp"), **{name: getattr(launcher, name) for name in COUNTING}
+    )
+    if request.param == "tensors":
+        backend = as_device(backend, COUNTING, [])
+    monkeypatch.setattr(backends, "resolve", lambda _name=None: backend)
+    return elsewhere if request.param == "tensors" else lambda array: array
 
 
 @pytest.fixture
@@ -112,6 +123,32 @@ def test_a_torch_without_cuda_is_refused(monkeypatch):
         backends.resolve("cuda")
 
 
+@pytest.mark.usefixtures("empty_registry")
+@pytest.mark.parametrize("triton_is_there", [True, False])
+def test_who_computes_what(monkeypatch, triton_is_there):
+    """Counting here, the rest by Triton where it is; what that has not, in C++ on the host."""
+    monkeypatch.setitem(sys.modules, "pyneurons._cuda", SimpleNamespace(devices=lambda: (1, "")))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if not triton_is_there:
+        monkeypatch.setitem(sys.modules, "triton", None)
+    loaded = backends.resolve("cuda")
+
+    def of(name, other):
+        mine, its = (getattr(one, name).__func__ for one in (loaded, backends.resolve(other)))
+        return mine is its
+
+    assert (loaded.name, loaded.device) == ("cuda", "cuda")
+    for name in COUNTING:
+        assert getattr(loaded, name).__self__.kernels is sys.modules["pyneurons._cuda"]
+    for name in ("layer_norm", "attention", "linear"):
+        assert of(name, "cpp")
+    rest = {"ffn", "firing_rows", "first_segments", "ngram_keys"}
+    for name in rest:
+        assert of(name, "triton" if triton_is_there else "cpp")
+    assert loaded.on_device == COUNTING | (rest if triton_is_there else set())
+    assert loaded.float16 == triton_is_there
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("pyneurons._cuda") is not None, reason="this build has CUDA kernels"
 )
@@ -127,24 +164,22 @@ def test_asked_for_by_name_and_absent_is_an_error():
         )
 
 
-@pytest.mark.usefixtures("on_host")
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.uint16, np.uint32])
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_segment_counts(dtype, shuffled):
+def test_segment_counts(given, dtype, shuffled):
     mask = inputs.wide_mask(inputs.bits(100, 70))
     order = inputs.order(100, 100) if shuffled else None
     segments = inputs.bounds([0, 1, 30, 69])
     got = inputs.Guarded((4, 70), dtype, 3)
     expected = got.view.copy()
     reference.segment_counts(mask, order, segments, expected)
-    ops.segment_counts(mask, order, segments, got.view)
+    ops.segment_counts(given(mask), order, segments, given(got.view))
     assert got.intact()
     assert np.array_equal(got.view, expected)
 
 
-@pytest.mark.usefixtures("on_host")
 @pytest.mark.parametrize("bins", [3, 40])
-def test_ngram_coverage(bins):
+def test_ngram_coverage(given, bins):
     fires = inputs.bits(100, 70)
     order = inputs.order(100, 300)
     segments = inputs.bounds(inputs.sorted_lengths(300))
@@ -154,17 +189,17 @@ def test_ngram_coverage(bins):
     histogram, expected = np.full((2, bins + 1, 70), 5, dtype=np.int64)
     large, expected_large = np.full((2, n_large, 70), 6, dtype=np.int64)
     reference.ngram_coverage(mask, order, segments, totals, expected, expected_large)
-    ops.ngram_coverage(mask, order, segments, totals, histogram, large)
+    outputs = given(histogram), given(large)
+    ops.ngram_coverage(given(mask), order, segments, given(totals), *outputs)
     assert np.array_equal(histogram, expected)
     assert np.array_equal(large, expected_large)
     totals[69] += 1000
     with pytest.raises(IntegrityError, match=r"fires\[69\] leaves"):
-        ops.ngram_coverage(mask, order, segments, totals, histogram, large)
+        ops.ngram_coverage(given(mask), order, segments, given(totals), *outputs)
     assert np.array_equal(histogram, expected)
 
 
-@pytest.mark.usefixtures("on_host")
-def test_ngram_triggers():
+def test_ngram_triggers(given):
     mask = inputs.wide_mask(inputs.bits(100, 70))
     order = inputs.order(100, 300)
     segments = inputs.bounds(inputs.sorted_lengths(300))
@@ -175,11 +210,13 @@ def test_ngram_triggers():
     segment_of, expected_of = np.full((2, offsets[-1]), -1, dtype=np.int32)
     fires, expected = np.full((2, offsets[-1]), -1, dtype=np.int64)
     reference.ngram_triggers(mask, order, segments, threshold, offsets, expected_of, expected)
-    ops.ngram_triggers(mask, order, segments, threshold, offsets, segment_of, fires)
+    outputs = given(segment_of), given(fires)
+    ops.ngram_triggers(given(mask), order, segments, threshold, offsets, *outputs)
     assert np.array_equal(segment_of, expected_of)
     assert np.array_equal(fires, expected)
     last = int(np.flatnonzero(np.diff(offsets))[-1])
     offsets[last + 1 :] -= 1
+    outputs = given(segment_of[1:]), given(fires[1:])
     with pytest.raises(IntegrityError, match=f"neuron {last} has"):
-        ops.ngram_triggers(mask, order, segments, threshold, offsets, segment_of[1:], fires[1:])
+        ops.ngram_triggers(given(mask), order, segments, threshold, offsets, *outputs)
     assert np.array_equal(fires, expected)

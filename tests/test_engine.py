@@ -18,11 +18,12 @@ import checkpoints
 import pyneurons
 from pyneurons import corpus
 from pyneurons.corpus import ngram_index
+from pyneurons.engine.counting import answers_of
 from pyneurons.engine.index_file import IndexFiles
 from pyneurons.engine.mask import FileMask, MemoryMask, StripShape
 from pyneurons.engine.plan import SLACK_BYTES, Sizes, make_plan, micro_batches, parse_memory
 from pyneurons.engine.residual import FileResidual, MemoryResidual
-from pyneurons.engine.run import Engine, answers_of
+from pyneurons.engine.run import Engine
 from pyneurons.errors import InputError, NonFiniteError, ResourceError
 
 if TYPE_CHECKING:

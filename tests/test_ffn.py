@@ -327,7 +327,7 @@ def test_gaussian_data_give_the_reference_s_bits(backend, rows, inner, neurons, 
         expected.residual,
         expected.mask.view,
         expected.z_max,
-        inputs.sums(backend),
+        sums=inputs.sums(backend),
     )
     for threads in (1, 3):
         found = Block(rows, inner, neurons, outer, torch.bfloat16, seed=3, lattice=False)
@@ -370,7 +370,7 @@ def test_silent_panels_are_left_out_of_sums_in_parts(backend, silent, rows, neur
         expected.residual,
         expected.mask.view,
         expected.z_max,
-        inputs.sums(backend),
+        sums=inputs.sums(backend),
     )
     block.run(backend)
     assert np.array_equal(block.mask.view, expected.mask.view)
@@ -385,7 +385,7 @@ def test_orders_of_sums_differ():
         block = Block(20, 96, 40, 30, torch.bfloat16, lattice=False)
         reference.ffn(
             block.x, block.fc1, None, block.fc2, None, block.residual, block.mask.view,
-            block.z_max, sums,
+            block.z_max, sums=sums,
         )  # fmt: skip
         blocks.append(block)
     assert not torch.equal(blocks[0].z_max, blocks[1].z_max)

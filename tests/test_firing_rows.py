@@ -6,6 +6,8 @@ import pytest
 import inputs
 from pyneurons import ops, reference
 
+pytestmark = pytest.mark.also_on("triton")
+
 
 def by_loops(fires, order, limit):
     rows = []

@@ -6,6 +6,8 @@ import pytest
 import inputs
 from pyneurons import ops, reference
 
+pytestmark = pytest.mark.also_on("triton")
+
 
 def by_loops(fires, order, segments, count, limit):
     visited = np.arange(len(fires)) if order is None else order

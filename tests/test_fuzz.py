@@ -12,6 +12,9 @@ import fuzz_parsers
 if TYPE_CHECKING:
     from pathlib import Path
 
+# What NumPy says of headers that look as if Python 2 had written them.
+pytestmark = pytest.mark.filterwarnings("ignore:Reading `.npy`")
+
 
 @pytest.mark.parametrize("target", fuzz_parsers.TARGETS)
 def test_kept_inputs(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

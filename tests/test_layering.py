@@ -17,12 +17,14 @@ PACKAGE = ROOT / "pyneurons"
 GROUND = {"errors": 0, "_env": 1, "_memory": 0, "_progress": 1, "covering": 1, "result": 1}
 LEFT = {
     "panels": 1,
+    "shadows": 1,
     "reference": 2,
     "_core": 2,
     "_cuda": 2,
     "kernels": 2,
     "backends": 3,
     "ops": 4,
+    "torch_ops": 5,
     "model": 5,
     "corpus": 5,
     "demo": 5,
@@ -35,13 +37,15 @@ RANKS = GROUND | LEFT | RIGHT | TOP
 
 ONLY_IN = {
     "transformers": {"model/checkpoint.py", "model/config.py", "demo/train.py"},
-    "accelerate": {"model/checkpoint.py"},
+    "accelerate": {"model/loaded.py", "model/device_memory.py"},
     "huggingface_hub": {"model/checkpoint.py"},
     "safetensors": {"result.py", "model/", "demo/"},
     "pyarrow": {"result.py", "corpus/"},
     "triton": {"backends/"},
     "torch": {
         "panels.py",
+        "shadows.py",
+        "torch_ops.py",
         "reference.py",
         "ops.py",
         "backends/",
@@ -151,6 +155,41 @@ def test_importing_the_package_loads_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+BLOCKED = (
+    "accelerate, huggingface_hub, matplotlib, pandas, rich, tokenizers, transformers, triton, typer, "
+    "zstandard"
+)
+SCAN_OF_IDS = """
+import shutil, sys
+from pathlib import Path
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in sys.argv[1].split(", "):
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocker())
+import pyneurons
+from pyneurons import demo
+for file in ("config.json", "model.safetensors"):
+    shutil.copy(demo.model_directory() / file, sys.argv[2])
+ids = [list(range(4, 200)), list(range(9, 70))]
+scan = pyneurons.scan(sys.argv[2], ids, layers=[0], context=64, dtype="float32", progress=False)
+print(scan.tokens)
+"""
+
+
+def test_a_scan_of_token_ids_needs_none_of_these(tmp_path: Path) -> None:
+    """So that it runs where PyTorch is all that is installed, beside NumPy, safetensors, pyarrow."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCAN_OF_IDS, BLOCKED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 200
 
 
 def test_kernels_is_no_package() -> None:

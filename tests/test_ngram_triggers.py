@@ -10,6 +10,8 @@ import inputs
 from pyneurons import ops, reference
 from pyneurons.errors import IntegrityError
 
+pytestmark = pytest.mark.also_on("triton")
+
 NOTHING = 2**62
 
 

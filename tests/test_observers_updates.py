@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyneurons import _env
-from pyneurons.observers import suppression, unembedding, vocabulary
+from pyneurons.observers import score_order, suppression, unembedding, vocabulary, vocabulary_device
 from pyneurons.observers.suppression import MATCHED_TOKENS, RANDOM_TOKENS, Baselines
 from pyneurons.observers.unembedding import Unembedding
 
@@ -44,10 +44,21 @@ def matched_of(baselines: Baselines, trigger: int, triggers: set[int]) -> list[i
     return others[:MATCHED_TOKENS]
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str, autouse=True)
-def first_pass(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
-    """Whatever the first pass rounds to, results are the same."""
-    monkeypatch.setattr(_env, "multiplies_bfloat16", lambda: request.param == torch.bfloat16)
+@pytest.fixture(params=["float32", "bfloat16", "device", "device in pieces"], autouse=True)
+def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whatever the first pass rounds to, and wherever it runs, results are the same."""
+    monkeypatch.setattr(_env, "multiplies_bfloat16", lambda: request.param == "bfloat16")
+    if request.param.startswith("device"):
+        monkeypatch.setattr(Unembedding, "threaded", False)
+    if request.param == "device in pieces":
+        for name, value in {
+            "_SCORES": 16, "_MOST_NEURONS": 16, "_TERMS": 2, "_ALIGNED": 2, "_GROUP": 8,
+            "_LEAST_GROUPED": 80, "_GROUPS": 14, "_EXACT": 64, "_CROWDED": 3,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(vocabulary_device, name, value)
+        monkeypatch.setattr(unembedding, "_BLOCK", 100)
+        for module in (unembedding, vocabulary_device):
+            monkeypatch.setattr(module, "DOUBLE_ROWS", 30)
     return request.param
 
 
@@ -188,7 +199,7 @@ def test_a_failure_in_a_block_is_raised(monkeypatch: pytest.MonkeyPatch) -> None
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(vocabulary, "_keys", fail)
+    monkeypatch.setattr(score_order, "keys", fail)
     with pytest.raises(MemoryError):
         extremes(integers(0, 4, 20), Unembedding(integers(1, 30, 4), np.arange(30), None, None))
 
@@ -237,7 +248,7 @@ def test_the_bound_on_rounding_holds_and_is_near(rounded: str) -> None:
     row = torch.full((256,), even if rounded == "directions" else odd)
     lost = direction - direction.bfloat16().float()
     lost_row = row - row.bfloat16().float()
-    bound = vocabulary._error(
+    bound = score_order.error_bound(
         direction.norm(dim=1), lost.norm(dim=1), float(lost_row.norm() / row.norm()), 256
     )
     exact = direction.double() @ row.double()

@@ -135,7 +135,7 @@ WRONG = [
     ),
     ("segment_counts", "mask", z((10, 2), ">u4"), DTypeError, "mask has dtype >u4"),
     ("segment_counts", "mask", [[1]], DTypeError, "mask is a list, expected an ndarray of uint32"),
-    ("segment_counts", "mask", torch.zeros(10, 2), DTypeError, "mask is a Tensor"),
+    ("segment_counts", "mask", torch.zeros(10, 2), DTypeError, "mask has dtype float32"),
     (
         "segment_counts",
         "mask",

@@ -184,7 +184,7 @@ def test_projection_scores_are_those_of_numpy(run: pyneurons.Scan, checkpoint: P
     ("options", "message"),
     [
         ({"dtype": "float8"}, "dtype: 'float8' is not one of"),
-        ({"device": "cuda"}, "device: 'cuda' is not one of"),
+        ({"device": "tpu"}, "device: 'tpu' is not one of"),
         ({"projection": "magic"}, "projection"),
         ({"context": 1}, "context: 1 is not between 2 and 64"),
         ({"context": 65}, "the model's maximum"),

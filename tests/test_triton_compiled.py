@@ -42,7 +42,8 @@ def rows(compiled):
 
 
 def test_every_kernel_is_there_for_every_model(rows):
-    kernels = {"ffn_up", "ffn_down", "live_tiles", "segment_counts", "ngram_keys", "ngram_coverage"}
+    kernels = {"ffn_up", "ffn_down", "pack", "live_tiles", "firing_rows"}
+    kernels |= {"segment_counts", "ngram_keys", "ngram_coverage", "ngram_triggers"}
     for architecture in (80, 90):
         for model in ("125m", "6.7b", "66b"):
             found = {
@@ -50,7 +51,8 @@ def test_every_kernel_is_there_for_every_model(rows):
                 for row in rows
                 if row["architecture"] == architecture and model in row["models"].split(", ")
             }
-            assert found == kernels
+            hopper = {"ffn_up_tma", "ffn_down_tma"} if architecture == 90 else set()
+            assert found == kernels | hopper
 
 
 def test_nothing_spills(rows):
@@ -64,11 +66,29 @@ def test_shared_memory_is_within_the_limit(rows):
 
 
 def test_products_run_on_tensor_cores_and_their_operands_arrive_by_themselves(rows):
-    products = [row for row in rows if row["kernel"] in ("ffn_up", "ffn_down")]
-    assert len(products) >= 12
+    products = [row for row in rows if row["kernel"].startswith(("ffn_up", "ffn_down"))]
+    assert len(products) >= 16
     for row in products:
-        assert (row["products"] > 0) == ("float32" not in row["variant"]), row
-        assert row["copies"] >= 8, row
+        sixteen_bits = "float32" not in row["variant"]
+        assert (row["hmma"] > 0) == (sixteen_bits and row["architecture"] == 80), row
+        assert (row["hgmma"] > 0) == (sixteen_bits and row["architecture"] == 90), row
+        if row["kernel"].endswith("_tma"):
+            assert row["utmaldg"] >= 4, row
+        else:
+            assert row["ldgsts"] >= 8, row
+    assert all(row["utmastg"] for row in products if row["kernel"] == "ffn_up_tma")
+
+
+def test_fc2_has_as_many_buffers_as_fc1(rows):
+    """It loads the places of its tiles as well: with fc1's stages it had one on sm_80, which waits."""
+    stored = {
+        (row["architecture"], row["kernel"]): row["shared"]
+        for row in rows
+        if "66b" in row["models"] and "bfloat16" in row["variant"]
+    }
+    for architecture in (80, 90):
+        assert stored[architecture, "ffn_down"] >= stored[architecture, "ffn_up"]
+    assert stored[90, "ffn_down_tma"] >= 128 * 1024
 
 
 def test_the_committed_table_is_that_of_these_kernels(compiled):

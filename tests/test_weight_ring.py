@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import checkpoints
+from deaf_device import Deaf, ignore
 from pyneurons.engine.device_cuda import CudaDevice
-from pyneurons.engine.device_threads import ThreadDevice, ThreadEvent, ThreadStream
+from pyneurons.engine.device_threads import ThreadDevice, ThreadEvent
 from pyneurons.engine.weight_ring import ALIGNMENT, LayerLayout, WeightRing, checkpoint_ring
 from pyneurons.errors import DTypeError, IntegrityError, ShapeError
 from pyneurons.model.checkpoint import Checkpoint
@@ -84,24 +85,6 @@ def test_layers_arrive_whole_and_in_order(slots: int, poison: bool) -> None:
 def test_layers_arrive_on_a_gpu(slots: int) -> None:
     for _ in SEEDS:
         assert torch.equal(streamed(CudaDevice(), slots=slots), expected())
-
-
-def ignore(_: Any) -> None:
-    """Do not wait."""
-
-
-class Deaf(ThreadDevice):
-    """A device one of whose streams does not wait for events."""
-
-    def __init__(self, seed: int, deaf: str) -> None:
-        super().__init__(seed)
-        self._deaf = deaf
-
-    def stream(self, name: str) -> ThreadStream:
-        made = super().stream(name)
-        if name == self._deaf:
-            made.wait = ignore  # type: ignore[method-assign]
-        return made
 
 
 @pytest.mark.parametrize("poison", [False, True])

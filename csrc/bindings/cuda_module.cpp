@@ -3,12 +3,14 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
 
 #include "arrays.hpp"
+#include "pyneurons/counting_table.hpp"
 #include "pyneurons/cuda_ops.hpp"
 #include "pyneurons/dispatch.hpp"
 
@@ -158,6 +160,43 @@ Wrong triggers(const Device& mask_, const std::optional<Device>& order, const De
   return std::nullopt;
 }
 
+/// Adds keys and counts of one length.
+void add(cuda::PairCounts& table, const Device& keys_, const Device& counts_) {
+  constexpr const char* op = "counting_table";
+  const std::int64_t number = std::get<2>(keys_);
+  const auto* keys = vector<const std::uint64_t>(op, "keys", keys_, number);
+  const auto* counts = vector<const std::uint64_t>(op, "counts", counts_, number);
+  const py::gil_scoped_release release;
+  table.add(keys, counts, number);
+}
+
+/// Adds lists of ngram_triggers; who calls has seen to it that the values are those of lists.
+void add_lists(cuda::PairCounts& table, const Device& offsets_, const Device& segment_of_,
+               const Device& fires_, const Device& ngram_of_) {
+  constexpr const char* op = "counting_table";
+  const std::int64_t neurons = std::get<2>(offsets_) - 1;
+  const std::int64_t entries = std::get<2>(segment_of_);
+  const auto* offsets = vector<const std::int64_t>(op, "offsets", offsets_, neurons + 1);
+  const auto* segment_of = vector<const std::int32_t>(op, "segment_of", segment_of_, entries);
+  const auto* fires = vector<const std::int64_t>(op, "fires", fires_, entries);
+  const auto* ngram_of =
+      vector<const std::uint64_t>(op, "ngram_of", ngram_of_, std::get<2>(ngram_of_));
+  if (neurons < 0) {
+    arrays::refuse(arrays::where(op, "offsets"), "is empty, expected one element or more");
+  }
+  const py::gil_scoped_release release;
+  table.add_lists(offsets, neurons, entries, segment_of, fires, ngram_of);
+}
+
+void sorted(const cuda::PairCounts& table, const Device& keys_, const Device& counts_) {
+  constexpr const char* op = "counting_table";
+  const std::int64_t number = std::get<2>(keys_);
+  auto* keys = vector<std::uint64_t>(op, "keys", keys_, number);
+  auto* counts = vector<std::uint64_t>(op, "counts", counts_, number);
+  const py::gil_scoped_release release;
+  table.sorted(keys, counts, number);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
@@ -171,4 +210,18 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.def("segment_counts_u32", &count<std::uint32_t>);
   m.def("ngram_coverage", &coverage);
   m.def("ngram_triggers", &triggers);
+
+  py::register_exception<cuda::TableFull>(m, "TableFull");
+  py::register_exception<cuda::LostCounts>(m, "LostCounts");
+  py::class_<cuda::PairCounts>(m, "PairCounts")
+      .def(py::init([](std::uint64_t capacity, std::uint64_t most_slots, std::uint64_t most_probes,
+                       std::uintptr_t stream) {
+        return std::make_unique<cuda::PairCounts>(capacity, most_slots, most_probes,
+                                                  reinterpret_cast<void*>(stream));
+      }))
+      .def_property_readonly("capacity", &cuda::PairCounts::capacity)
+      .def("add", &add)
+      .def("add_lists", &add_lists)
+      .def("sort", &cuda::PairCounts::sort, py::call_guard<py::gil_scoped_release>())
+      .def("sorted", &sorted);
 }

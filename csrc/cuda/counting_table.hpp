@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "host_device.hpp"
+#include "pyneurons/counting_table.hpp"
 
 /// Counts keyed by (neuron, n-gram), for what no dense table holds and no single order of rows
 /// gives: lists of triggers that are merged over parts of a corpus.
@@ -164,16 +165,6 @@ struct PairKeysJob {
       }
     });
   }
-};
-
-/// The table may not grow to what is asked of it; nothing more can be added to it or read from it.
-struct TableFull : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-/// The counts in the table are not those that were added.
-struct LostCounts : std::logic_error {
-  using std::logic_error::logic_error;
 };
 
 /// Keys in ascending order with their counts, on the device.

@@ -22,9 +22,11 @@ Op = Callable[..., None]
 class Backend:
     """The ops of one backend, all with the arguments of `pyneurons.ops`, checked, and `threads`.
 
+    Arrays are NumPy arrays. The ops named in ``on_device`` take tensors of ``device`` as well, in the place
+    of any array that the checks need not read; `ffn` gets tensors of either.
     ``isa`` names the instruction set that runs, or None where that has no meaning.
     ``float32_products`` says how a float32 scan multiplies matrices: ``"torch"``, or ``"split"``, by
-    parts of bfloat16 (`linear`), where that is the faster one.
+    parts of bfloat16 (`linear`), where that is the faster one. ``float16``: whether `ffn` takes it.
     """
 
     name: str
@@ -40,6 +42,9 @@ class Backend:
     attention: Op
     linear: Op
     float32_products: str
+    device: str = "cpu"
+    on_device: frozenset[str] = frozenset()
+    float16: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,9 @@ REGISTRY: Final = (
     Entry("cpp:avx512", "pyneurons.backends.cpp", "C++ with AVX-512 F, BW, DQ and VL"),
     Entry("cpp:avx512bf16", "pyneurons.backends.cpp", "C++ with AVX512-BF16 as well"),
     Entry("cpp:amx", "pyneurons.backends.cpp", "C++ with AVX-512 and the tiles of AMX"),
-    Entry("cuda", "pyneurons.backends.cuda", "counting on a CUDA device, the rest as cpp"),
+    Entry("cuda", "pyneurons.backends.cuda", "counting by CUDA C++, other ops as triton, or cpp"),
     Entry("torch", "pyneurons.backends.torch", "float32 products by torch, the rest as cpp"),
-    Entry("triton", "pyneurons.backends.triton", "some ops on a CUDA device, by Triton"),
+    Entry("triton", "pyneurons.backends.triton", "ffn and counting on a CUDA device, by Triton"),
 )
 
 DEFAULT: Final = "cpp"

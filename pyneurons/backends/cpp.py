@@ -13,7 +13,7 @@ import numpy as np
 
 from pyneurons import _core
 from pyneurons.backends import Backend
-from pyneurons.errors import BackendUnavailable, IntegrityError, NonFiniteError
+from pyneurons.errors import BackendUnavailable, IntegrityError
 from pyneurons.panels import Panels, SplitPanels
 from pyneurons.reference import (
     Counts,
@@ -25,7 +25,7 @@ from pyneurons.reference import (
     Words,
     contradicting_fires,
     contradicting_offsets,
-    non_finite,
+    note_non_finite,
 )
 
 if TYPE_CHECKING:
@@ -175,13 +175,14 @@ class _Ops:
         residual: Tensor,
         mask: Words,
         z_max: Tensor,
+        wrong: Tensor | None,
         *,
         threads: int,
     ) -> None:
         import torch
 
         if x.dtype == torch.bfloat16:
-            wrong = _core.ffn(
+            place = _core.ffn(
                 _bits(x),
                 _bits(_panels(cast("Tensor | Panels", fc1_weight)).data),
                 None if fc1_bias is None else _bits(fc1_bias),
@@ -195,14 +196,14 @@ class _Ops:
                 self.isa,
                 threads,
             )
-            if wrong >= 0:
-                raise NonFiniteError(non_finite(*divmod(wrong, fc1_weight.shape[0])))
+            if place >= 0:
+                note_non_finite(place, fc1_weight.shape[0], wrong)
         else:
             weights = cast(
                 "tuple[Tensor | SplitPanels, Tensor | SplitPanels | None]", (fc1_weight, fc2_weight)
             )
             self._ffn_float32(
-                x, weights[0], fc1_bias, weights[1], fc2_bias, residual, mask, z_max, threads
+                x, weights[0], fc1_bias, weights[1], fc2_bias, residual, mask, z_max, wrong, threads
             )
 
     def _ffn_float32(
@@ -215,6 +216,7 @@ class _Ops:
         residual: Tensor,
         mask: Words,
         z_max: Tensor,
+        wrong: Tensor | None,
         threads: int,
     ) -> None:
         import torch
@@ -230,16 +232,16 @@ class _Ops:
                 block[: stop - start] = x[start:stop]
                 block[stop - start :] = 0
                 self._map(block, fc1_weight, fc1_bias, z, threads)
-                wrong = _core.ffn_epilogue(
+                place = _core.ffn_epilogue(
                     z.numpy()[: stop - start],
                     mask[:, start:stop],
                     z_max.numpy(),
                     self.isa,
                     threads,
                 )
-                if wrong >= 0:
-                    row, neuron = divmod(wrong, neurons)
-                    raise NonFiniteError(non_finite(start + row, neuron))
+                if place >= 0:
+                    note_non_finite(start * neurons + place, neurons, wrong)
+                    return
                 if fc2_weight is not None:
                     self._map(z, fc2_weight, fc2_bias, y, threads)
                     residual[start:stop] += y[: stop - start]

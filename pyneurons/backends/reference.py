@@ -24,6 +24,7 @@ def load(name: str) -> Backend:
         attention=_one_thread(reference.attention),
         linear=_one_thread(reference.linear),
         float32_products="torch",
+        float16=True,
     )
 
 

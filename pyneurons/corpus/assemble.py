@@ -439,7 +439,7 @@ def _ids_only(parts: Iterator[Part]) -> Generator[Part, None, None]:
         if isinstance(part.content, str):
             message = (
                 f"{part.where}: text, but the model has no tokenizer; put its tokenizer.json (or "
-                "vocab.json and merges.txt) beside it, or give token ids"
+                "vocab.json and merges.txt) beside it, pass tokenizer=, or give token ids"
             )
             raise InputError(message)
         yield part

@@ -31,13 +31,14 @@ from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from pyneurons.corpus.documents import BOUNDARY_ID, Ids, Part, check_ids
 from pyneurons.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
+
+    from tokenizers import Tokenizer
 
 PIECE_CHARACTERS: Final = 1 << 15
 """Text longer than this is cut, so that one document is encoded on all threads."""
@@ -120,6 +121,8 @@ class TextEncoder:
     def __init__(
         self, tokenizer: Tokenizer, vocab_size: int, piece_characters: int = PIECE_CHARACTERS
     ) -> None:
+        from tokenizers import Tokenizer  # token ids need none
+
         try:
             description = tokenizer.to_str()
         except Exception as error:  # the Rust side raises plain Exception

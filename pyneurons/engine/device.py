@@ -53,6 +53,17 @@ class Stream(Protocol[EventType]):
 class Device(Protocol[EventType]):
     """Memory and streams."""
 
+    reserve: int
+    """Bytes that libraries and allocator may take on the device besides what is asked for."""
+
+    def free_bytes(self) -> int:
+        """Return how much device memory can be had."""
+        ...
+
+    def give_back(self) -> None:
+        """Give memory that was freed, and is kept for later, back to whoever asks for it."""
+        ...
+
     def allocate(self, size: int) -> Tensor:
         """Return device memory, uint8 [size], with any content."""
         ...

@@ -2,8 +2,8 @@
 
 Layer by layer over the whole corpus, as on the CPU (`pyneurons.engine.plan`): the residual stream lies
 by rows in device memory, pinned host memory and a file, in that order as far as each reaches; weights
-pass through a ring of slots; the bits of one layer and the n-gram indices lie where they fit. No engine
-follows this plan yet: what is here is arithmetic, without a measurement on a GPU.
+pass through a ring of slots; the bits of one layer and the n-gram indices lie where they fit. The engine
+on a device (`pyneurons.engine.device_run`) follows it; the times rest on rates that were not measured.
 
 Notes
 -----
@@ -19,9 +19,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pyneurons.corpus.ngram_index import index_bytes
+from pyneurons.engine.device_mask import HELD_STRIPS
+from pyneurons.engine.device_residual import STAGED
 from pyneurons.engine.mask import STRIP_WORDS, StripShape
 from pyneurons.errors import InputError, ResourceError
-from pyneurons.observers.unembedding import NEURON_BLOCK
+from pyneurons.model.device_layer import ATTENTION_ROWS, BLOCK_ROWS
+from pyneurons.model.opt import bucket
+from pyneurons.observers.vocabulary_device import projection_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,8 +43,6 @@ DEVICE_RESERVE = 3 << 29
 """CUDA context, libraries and what an allocator leaves between buffers; not measured here."""
 HOST_RESERVE = 2 << 30
 """A Python process with torch and CUDA; not measured here."""
-STAGED = 3
-"""Micro-batches of a residual that is elsewhere: one comes, one is computed, one goes."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,25 @@ class Budgets:
     gpu_memory: int = 80 << 30
     host_memory: int = 64 << 30
     disk_space: int = 10**12
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """In what the weights are stored and multiplied."""
+
+    weight_item: int = ITEM  # bytes of a weight in the checkpoint
+    item: int = ITEM  # bytes of a weight and an activation when they are multiplied
+    converted: bool = False  # whether these two are of different types
+    sample: int = 0  # tokens repeated in float32
+    ordered: bool = True  # whether a layer may be run with its neurons in another order
+
+
+@dataclass(frozen=True)
+class Reserves:
+    """What is taken before anything is placed, bytes."""
+
+    device: int = DEVICE_RESERVE
+    host: int = HOST_RESERVE
 
 
 @dataclass(frozen=True)
@@ -89,6 +110,11 @@ def micro_batch(config: OptConfig, context: int) -> int:
     return -(-least // context) * context
 
 
+def sample_batch(context: int) -> int:
+    """Return the rows of a micro-batch of the tokens that are repeated in float32."""
+    return -(-BATCH // context) * context
+
+
 @dataclass(frozen=True)
 class Workload:
     """What is scanned."""
@@ -97,6 +123,8 @@ class Workload:
     tokens: int
     context: int
     ngrams: tuple[int, ...]
+    numbers: Numbers = field(default_factory=Numbers)
+    reserves: Reserves = field(default_factory=Reserves)
 
     @property
     def padded_tokens(self) -> int:
@@ -107,13 +135,22 @@ class Workload:
     @property
     def layer_bytes(self) -> int:
         """Bytes of one layer's weights."""
-        return ITEM * sum(math.prod(shape) for shape in self.config.layer_shapes().values())
+        return self.numbers.weight_item * self._layer_parameters
+
+    @property
+    def _layer_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.config.layer_shapes().values())
+
+    @property
+    def converted_bytes(self) -> int:
+        """Bytes of one layer's weights as they are multiplied, where that is another type."""
+        return self.numbers.item * self._layer_parameters if self.numbers.converted else 0
 
     @property
     def embedding_bytes(self) -> int:
         """Bytes of what stands before the first layer and behind the last."""
         shapes = self.config.embedding_shapes() | self.config.head_shapes()
-        return ITEM * sum(math.prod(shape) for shape in shapes.values())
+        return self.numbers.weight_item * sum(math.prod(shape) for shape in shapes.values())
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -139,20 +176,20 @@ class Workload:
         """Return the seconds of each kernel for one layer over the whole corpus.
 
         In operations a row: 2 for each weight of a linear map, ``2 T D`` for causal attention.
-        In bytes a row: inputs and outputs of 2 bytes, the residual of 4 read and written; counting
+        In bytes a row: inputs and outputs in the compute dtype, the residual of 4 read and written; counting
         reads the bits three times for each n, once for firing and once for positions.
         """
         width, neurons = self.config.hidden_size, self.config.ffn_dim
         gemm, attention = 1e12 * rates.gemm_tflops, 1e12 * rates.attention_tflops
         bits = self.mask_bytes / self.tokens
-        rows = self.padded_tokens
+        rows, item = self.padded_tokens, self.numbers.item
         kernels = {  # (operations, rate, bytes) a row
-            "norms": (0, gemm, 2 * (4 + ITEM) * width),
-            "q, k, v": (6 * width**2, gemm, ITEM * 4 * width),
-            "attention": (2 * self.context * width, attention, ITEM * 4 * width),
-            "out_proj": (2 * width**2, gemm, (ITEM + 8) * width),
-            "fc1": (2 * width * neurons, gemm, ITEM * (width + neurons) + bits),
-            "fc2": (2 * width * neurons, gemm, ITEM * neurons + 8 * width),
+            "norms": (0, gemm, 2 * (4 + item) * width),
+            "q, k, v": (6 * width**2, gemm, item * 4 * width),
+            "attention": (2 * self.context * width, attention, item * 4 * width),
+            "out_proj": (2 * width**2, gemm, (item + 8) * width),
+            "fc1": (2 * width * neurons, gemm, item * (width + neurons) + bits),
+            "fc2": (2 * width * neurons, gemm, item * neurons + 8 * width),
             "counting": (0, gemm, (3 * len(self.ngrams) + 2) * bits),
         }
         seconds = {
@@ -189,6 +226,8 @@ class DevicePlan:
     first_weights_s: float
     budgets: Budgets = field(default_factory=Budgets)
     assumptions: Assumptions = field(default_factory=Assumptions)
+    numbers: Numbers = field(default_factory=Numbers)
+    reserves: Reserves = field(default_factory=Reserves)
 
     @property
     def predicted_peak(self) -> dict[str, int]:
@@ -253,6 +292,13 @@ def _largest_phase(kept: dict[str, int], *phases: dict[str, int]) -> dict[str, i
     return {name: size for name, size in (kept | phase).items() if size}
 
 
+def _products(rows: int, work: Workload, item: int) -> int:
+    """Return what a layer needs for a while: h, or what attends at a time; and a block of norms."""
+    width, neurons = work.config.hidden_size, work.config.ffn_dim
+    attending = max(ATTENTION_ROWS, bucket(work.context))
+    return item * max(rows * neurons, 4 * attending * width) + 2 * 4 * BLOCK_ROWS * width
+
+
 class _Arrangement:
     """A workload with all but the residual placed; the residual fills what is left."""
 
@@ -278,38 +324,60 @@ class _Arrangement:
         config, indices = work.config, work.index_sizes
         width, neurons = config.hidden_size, config.ffn_dim
         shape = StripShape.of(neurons)
+        numbers, item = work.numbers, work.numbers.item
         orders = 8 * work.tokens  # rows by position, and in the order they are sampled
+        sample = min(numbers.sample + work.context, work.tokens) if numbers.sample else 0
         kept = {
-            "context": DEVICE_RESERVE,
+            "context": work.reserves.device,
             "weight ring": places.ring_slots * work.layer_bytes,
             "embeddings": work.embedding_bytes,
             "residual": here * work.row_bytes,
             "bits": work.mask_bytes if places.mask == "device" else 0,
             "n-gram indices": sum(indices) if places.index == "device" else max(indices, default=0),
             "row orders": orders,
-        }
-        forward = {
-            # x, q, k, v, what attends, h
-            "workspace": self.rows * ITEM * (5 * width + neurons),
+            # x, q, k, v and what they mix to
+            "workspace": item * (5 * self.rows + 4) * width,
             "residual ring": STAGED * self.batch if elsewhere else 0,
             "bits ring": STAGED * shape.bytes(self.rows) if places.mask != "device" else 0,
+            "strips": HELD_STRIPS * 4 * STRIP_WORDS * work.tokens if places.mask != "device" else 0,
+            "float32 sample": sample * (4 * width + shape.bytes(1)),
+        }
+        forward = {
+            "converted weights": work.converted_bytes,
+            "products": _products(self.rows, work, item),
+            # fc1 and fc2 once more; the pilot's rows, and what orders its columns.
+            "neuron order": 2 * item * width * neurons + self.batch if numbers.ordered else 0,
+        }
+        rows = sample_batch(work.context)
+        again = {
+            # fc1 and fc2; x, q, k, v and what they mix to.
+            "products": 4 * (2 * width * neurons + (5 * rows + 4) * width)
+            + _products(rows, work, 4)
+            if sample
+            else 0,
         }
         # At most N / b n-grams occur more than b times: b bins and N / b rows, at best 2 sqrt(N).
         histogram = 4 * 2 * math.isqrt(work.tokens - 1) + 8 if work.ngrams else 0
         count = {
             "counters": 4 * work.context * neurons,
             "histogram": histogram * neurons,
-            "strips": 2 * 4 * STRIP_WORDS * work.tokens if places.mask != "device" else 0,
-            "scores": 4 * config.vocab_size * NEURON_BLOCK,
+            "scores": projection_bytes(
+                config.vocab_size, config.word_embed_proj_dim, width, item=numbers.weight_item
+            ),
         }
-        return _largest_phase(kept, forward, count)
+        return _largest_phase(kept, forward, again, count)
 
     def host_parts(self, here: int, elsewhere: int) -> dict[str, int]:
         """Return host memory with so many rows of the residual here and in a file."""
         work, places = self.work, self.places
         tokens, neurons = work.tokens, work.config.ffn_dim
         indices = work.index_sizes
-        kept = {"process": HOST_RESERVE, "corpus": 4 * tokens * (1 + len(work.ngrams))}
+        kept = {
+            "process": work.reserves.host,
+            # The ids, and rows by position, in the order they are sampled, and of frequent n-grams.
+            "corpus": 4 * tokens * (3 + len(work.ngrams)),
+            "embeddings": work.embedding_bytes,
+        }
         building = max(
             (
                 sum(indices[: i + 1]) + index_bytes(tokens, n, work.config.vocab_size)[1]
@@ -320,10 +388,12 @@ class _Arrangement:
         run = {
             "weight ring": places.ring_slots * work.layer_bytes,
             "residual": here * work.row_bytes,
-            "residual ring": STAGED * self.batch if elsewhere else 0,
+            "residual ring": 2 * self.batch if elsewhere else 0,
             "bits": work.mask_bytes if places.mask == "host" else 0,
-            "bits ring": 2 * 4 * STRIP_WORDS * tokens if places.mask == "file" else 0,
-            "n-gram indices": sum(indices) if places.index == "host" else 0,
+            "bits ring": StripShape.of(neurons).bytes(self.rows) + 4 * STRIP_WORDS * tokens
+            if places.mask == "file"
+            else 0,
+            "n-gram indices": sum(indices),
             # A layer's results while they are written, and those of the layer being counted.
             "counters": 2 * 4 * work.context * neurons,
         }
@@ -370,6 +440,8 @@ class _Arrangement:
         filed = self.in_file * work.row_bytes
         bits = work.mask_bytes if places.mask != "device" else 0
         filed_bits = bits if places.mask == "file" else 0
+        # With an index that lies on the host all strips are counted, where all of them are there.
+        strips = 1 if places.mask == "device" else StripShape.of(work.config.ffn_dim).strips
         return {
             "weights, disk to host": work.layer_bytes,
             "weights, host to device": work.layer_bytes,
@@ -381,7 +453,7 @@ class _Arrangement:
             "bits, host to device": bits,
             "bits, host to disk": filed_bits,
             "bits, disk to host": filed_bits,
-            "n-gram indices, host to device": sum(work.index_sizes)
+            "n-gram indices, host to device": strips * sum(work.index_sizes)
             if places.index == "host"
             else 0,
         }
@@ -421,6 +493,8 @@ class _Arrangement:
             first_weights_s=weights / rates.disk_bandwidth + weights / rates.pcie_bandwidth,
             budgets=self.budgets,
             assumptions=rates,
+            numbers=work.numbers,
+            reserves=work.reserves,
         )
 
 
@@ -432,6 +506,8 @@ def make_device_plan(
     ngrams: Sequence[int] = (1, 2, 3),
     budgets: Budgets | None = None,
     assumptions: Assumptions | None = None,
+    numbers: Numbers | None = None,
+    reserves: Reserves | None = None,
 ) -> DevicePlan:
     """Choose the fastest arrangement that fits the budgets.
 
@@ -443,8 +519,8 @@ def make_device_plan(
     context : int, optional
         Positions of a sequence. Default: the model's maximum.
     ngrams : sequence of int
-    budgets, assumptions : optional
-        Defaults: `Budgets`, `Assumptions`.
+    budgets, assumptions, numbers, reserves : optional
+        Defaults: `Budgets`, `Assumptions`, `Numbers`, `Reserves`.
 
     Raises
     ------
@@ -472,7 +548,7 @@ def make_device_plan(
     if any(not 1 <= n <= 8 for n in orders):
         message = f"ngrams: {list(ngrams)} has an order outside 1 to 8"
         raise InputError(message)
-    work = Workload(config, tokens, context, orders)
+    work = Workload(config, tokens, context, orders, numbers or Numbers(), reserves or Reserves())
     arrangements = [
         _Arrangement(work, places, budgets) for places in _candidates(config.num_hidden_layers)
     ]
@@ -547,6 +623,8 @@ def _other(plan: DevicePlan, config: OptConfig, tokens: int, budgets: Budgets) -
             ngrams=plan.ngrams,
             budgets=budgets,
             assumptions=plan.assumptions,
+            numbers=plan.numbers,
+            reserves=plan.reserves,
         )
     except ResourceError:
         return None

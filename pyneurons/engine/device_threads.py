@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pyneurons import _env
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -115,10 +117,19 @@ class ThreadDevice:
         The longest delay of a stream of middling slowness; of the slowest it is twice as much.
     """
 
+    reserve = 0
+
     def __init__(self, seed: int, longest_s: float = 1e-3) -> None:
         self._delays = random.Random(seed)
         self._longest_s = longest_s
         self._streams: list[ThreadStream] = []
+
+    def free_bytes(self) -> int:
+        """Return what the system can give."""
+        return _env.available_bytes() or 1 << 32
+
+    def give_back(self) -> None:
+        """Keep nothing."""
 
     def allocate(self, size: int) -> Tensor:
         """Return memory, uint8 [size]."""

@@ -31,14 +31,16 @@ def parse_memory(memory: float | str | None) -> int:
     return size_of(memory, "memory")
 
 
-def micro_batches(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Split the sequences into runs [first, last) of at most 2,048 positions, or one longer one.
+def micro_batches(
+    lengths: Sequence[int], most: int = MICRO_BATCH_TOKENS
+) -> Iterator[tuple[int, int]]:
+    """Split the sequences into runs [first, last) of at most ``most`` positions, or one longer one.
 
     A function of the corpus alone: neither the budget nor the number of threads moves a border.
     """
     first, tokens = 0, 0
     for i, length in enumerate(lengths):
-        if i > first and tokens + length > MICRO_BATCH_TOKENS:
+        if i > first and tokens + length > most:
             yield first, i
             first, tokens = i, 0
         tokens += length

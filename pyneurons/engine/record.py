@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
 
+    import torch
+
     from pyneurons.corpus import Corpus
-    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.model.source import WeightSource
     from pyneurons.observers.ngram import NgramCounts
     from pyneurons.observers.unembedding import Unembedding
     from pyneurons.result import RunWriter
@@ -69,7 +71,7 @@ def check(
 class Recorder:
     """Writes what the observers found of one layer."""
 
-    checkpoint: Checkpoint
+    checkpoint: WeightSource
     corpus: Corpus
     writer: RunWriter
     orders: tuple[int, ...]
@@ -98,10 +100,17 @@ class Recorder:
             self.writer.append(name, {"layer": np.full(size, layer, dtype=np.int32)} | columns)
         self.writer.write_layer(layer, stored)
 
-    def updates(self, layer: int, ngrams: Mapping[int, NgramCounts], pool: Executor) -> Updates:
+    def updates(
+        self,
+        layer: int,
+        ngrams: Mapping[int, NgramCounts],
+        pool: Executor,
+        fc2: torch.Tensor | None = None,
+    ) -> Updates:
         """Project the layer's updates; score the triggers of every possible detector.
 
-        Possible: a covering number between 1 and K, whatever the covered n-grams hold.
+        Possible: a covering number between 1 and K, whatever the covered n-grams hold. ``fc2`` is
+        the layer's weight [D, F] on the device of the unembedding; without it, it is read again.
         """
         none = np.zeros(0, dtype=np.int64)
         found: dict[str, list[np.ndarray]] = {"neuron": [none], "n": [none], "token": [none]}
@@ -114,8 +123,9 @@ class Recorder:
             found["n"].append(np.full(np.count_nonzero(keep), n))
             found["token"].append(rows["tokens"][keep, -1])
         triggers = {name: np.concatenate(columns) for name, columns in found.items()}
-        # Read again rather than kept since the forward pass: 1/3 of a layer of memory.
-        fc2 = self.checkpoint.read_fc2(layer)
+        if fc2 is None:
+            # Read again rather than kept since the forward pass: 1/3 of a layer of memory.
+            fc2 = self.checkpoint.read_fc2(layer).to(self.unembedding.rows.device)
         return (
             vocabulary.extremes(fc2, self.unembedding, pool),
             suppression.suppression(fc2, self.unembedding, triggers, self.baselines, pool),

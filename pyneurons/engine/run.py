@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ import torch
 from pyneurons import _env
 from pyneurons._memory import return_freed
 from pyneurons.corpus import ngram_index
+from pyneurons.engine.counting import answers_of, join
 from pyneurons.engine.flips import FlipSample, sample_of
 from pyneurons.engine.index_file import IndexFiles
 from pyneurons.engine.mask import FileMask, Mask, MemoryMask, StripShape
+from pyneurons.engine.neuron_order import bits_by_neuron, counters_by_neuron, ngrams_by_neuron
 from pyneurons.engine.plan import (
     SLACK_BYTES,
     Plan,
@@ -34,24 +36,23 @@ from pyneurons.errors import ResourceError
 from pyneurons.model import opt
 from pyneurons.observers import vocabulary
 from pyneurons.observers.firing import ROWS_BYTES, FiringObserver
-from pyneurons.observers.ngram import NgramCounts, NgramObserver
+from pyneurons.observers.ngram import NgramObserver
 from pyneurons.observers.position import PositionObserver
 from pyneurons.observers.suppression import Baselines
 from pyneurons.observers.unembedding import Unembedding
 from pyneurons.observers.weights import bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from concurrent.futures import Executor
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pyneurons._progress import Progress
     from pyneurons.corpus import Corpus
-    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.model.source import WeightSource
+    from pyneurons.observers.ngram import NgramCounts
     from pyneurons.result import RunWriter
 
-
-Answer = TypeVar("Answer")
 
 LARGE_LAYER_BYTES = 1 << 28
 """Of layers from this size on, freed memory is given back: what counting leaves grows with them, and
@@ -64,7 +65,7 @@ class Settings:
 
     layers: tuple[int, ...]
     ngrams: tuple[int, ...]
-    mode: str  # "float32" | "bfloat16"
+    mode: str  # "float32", "bfloat16" or, on a device, "float16"
     backend: str | None
     float32_products: str  # "torch" | "split": see `pyneurons.backends.Backend`
     threads: int
@@ -74,6 +75,10 @@ class Settings:
     keep_bits: bool
     projection: str
     residual: str | None = None  # None: as planned
+    # Of a scan on a device:
+    gpu_memory: int | None = None  # None: what is free
+    fc1_route: str = "auto"  # or "fused", "torch"
+    neuron_order: str = "auto"  # or "off"
 
 
 class Clock:
@@ -110,27 +115,27 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def answers_of(
-    pool: Executor, work: Sequence[Callable[[], Answer]], *, at_once: int
-) -> list[Answer]:
-    """Return what the calls return, of which up to ``at_once`` are made at the same time."""
-    answers: dict[int, Answer] = {}
-    left = iter(range(len(work)))
-    lock = threading.Lock()
+@dataclass(frozen=True)
+class Passed:
+    """What a layer tells beside its bits."""
 
-    def go_on() -> None:
-        while True:
-            with lock:
-                i = next(left, None)
-            if i is None:
-                return
-            answers[i] = work[i]()
+    bounds: dict[
+        str, np.ndarray
+    ]  # of z, by the weights alone; none where the layer is not observed
+    z_max: np.ndarray
+    sample_bits: np.ndarray | None  # of the sample in float32, uint32 [strips, rows, words]
+    fc2: torch.Tensor | None = None  # its weight, where it is at hand
+    order: np.ndarray | None = None  # of the neurons in the bits and z_max, where it is not theirs
 
-    runners = [pool.submit(go_on) for _ in range(min(at_once, len(work)))]
-    wait(runners)  # all of them: what they read may be gone after an exception
-    for runner in runners:
-        runner.result()
-    return [answers[i] for i in range(len(work))]
+
+class Strips(Protocol):
+    """Bits of one layer, strip by strip."""
+
+    shape: StripShape
+
+    def strip(self, strip: int) -> np.ndarray:
+        """Return one strip, uint32 [N, strip_words]."""
+        ...
 
 
 class Engine:
@@ -138,7 +143,7 @@ class Engine:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: WeightSource,
         corpus: Corpus,
         settings: Settings,
         writer: RunWriter,
@@ -153,7 +158,9 @@ class Engine:
         self.clock = Clock()
         self.mode = getattr(torch, settings.mode)
         self.split = settings.float32_products == "split"
+        self.host_backend = settings.backend  # of what stays on the host on any device
         self.flips: dict[str, Any] = {}
+        self.numeric: dict[str, Any] = {}  # what the manifest says of it besides
         self.index_files = IndexFiles(writer.staging)
 
     def run(self) -> dict[str, Any]:
@@ -166,22 +173,20 @@ class Engine:
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             self.pool = pool
             stack.callback(self.index_files.close)
-            residual, mask = self._stores(self.writer.staging)
-            stack.callback(residual.close)
-            stack.callback(mask.close)
             depth = max(self.settings.layers) + 1
-            stream = stack.enter_context(WeightStream(self.checkpoint, depth))
+            self._open(stack, depth)
             prepared = time.perf_counter()
             scale = 1 / depth
             self.progress.begin("scan", self.corpus.tokens * depth, unit="tokens", scale=scale)
             for layer in range(depth):
-                self._layer(layer, depth, stream, residual, mask)
+                self._layer(layer, depth)
                 if self.checkpoint.layer_bytes(layer) >= LARGE_LAYER_BYTES:
                     return_freed()
         ended = time.perf_counter()
         return {
             "plan": self.plan.as_dict(),
             "flips": self.flips,
+            "numeric": self.numeric,
             "timing": {
                 "prepare_s": prepared - began,
                 "layers_s": ended - prepared,
@@ -203,7 +208,7 @@ class Engine:
         with self.clock.time("n-gram index"):
             for n in settings.ngrams:
                 index: ngram_index.KeptIndex = ngram_index.build(
-                    corpus, n, backend=settings.backend, threads=settings.threads
+                    corpus, n, backend=self.host_backend, threads=settings.threads
                 )
                 if place == "file":
                     index = self.index_files.keep(index)
@@ -219,7 +224,7 @@ class Engine:
         self.position = PositionObserver.build(corpus)
         sample = sample_of(corpus, settings.flip_sample) if settings.mode != "float32" else None
         self.sample = (
-            FlipSample.build(sample, settings.ngrams, settings.backend) if sample else None
+            FlipSample.build(sample, settings.ngrams, self.host_backend) if sample else None
         )
         self.batches = list(micro_batches(corpus.lengths.tolist()))
         self.embeddings = self.checkpoint.read_embeddings()
@@ -346,6 +351,14 @@ class Engine:
             self.config, mode, split=self.checkpoint.dtype if split else None
         )
 
+    def _open(self, stack: ExitStack, depth: int) -> None:
+        """Make what the layers pass through; ``stack`` closes it."""
+        self.at_once = self.plan.ngrams_at_once
+        self.residual, self.mask = self._stores(self.writer.staging)
+        stack.callback(self.residual.close)
+        stack.callback(self.mask.close)
+        self.stream = stack.enter_context(WeightStream(self.checkpoint, depth))
+
     def _stores(self, directory: Path) -> tuple[Residual, Mask]:
         rows = self.corpus.tokens
         shape = StripShape.of(self.config.ffn_dim, self.plan.strip_words)
@@ -367,44 +380,55 @@ class Engine:
 
     # -- one layer -----------------------------------------------------------------------------
 
-    def _layer(
-        self, layer: int, depth: int, stream: WeightStream, residual: Residual, mask: Mask
-    ) -> None:
+    def _layer(self, layer: int, depth: int) -> None:
         wanted = layer in self.settings.layers
-        last = layer + 1 == depth
-        raw = stream.take(layer)
-        arrays: dict[str, np.ndarray] = {}
+        self.progress.say(f"layer {layer + 1} of {depth}")
+        with self._passed(layer, wanted=wanted, last=layer + 1 == depth) as passed:
+            if not wanted:
+                return
+            self.progress.say(f"layer {layer + 1} of {depth}: counting")
+            counted, ngrams = self._observe()
+            counted["z_max"] = passed.z_max
+            if passed.order is not None:
+                order = passed.order
+                counted = counters_by_neuron(counted, order)
+                ngrams = {n: ngrams_by_neuron(counts, order) for n, counts in ngrams.items()}
+            arrays = passed.bounds | counted
+            if passed.sample_bits is not None:
+                self._compare(layer, passed.sample_bits, arrays, passed.order)
+            check(layer, arrays, ngrams, self.corpus.tokens)
+            with self.clock.time("vocabulary"):
+                updates = self.recorder.updates(layer, ngrams, self.pool, passed.fc2)
+        with self.clock.time("writing"):
+            self.recorder.write(layer, arrays, ngrams, updates)
+            if self.settings.keep_bits:
+                self.writer.write_bits(layer, self.corpus.tokens, self._strips_on_host())
+
+    @contextmanager
+    def _passed(self, layer: int, *, wanted: bool, last: bool) -> Iterator[Passed]:
+        """Bring the residual stream through a layer; its weights stay at hand within the context."""
+        raw = self.stream.take(layer)
+        found: dict[str, np.ndarray] = {}
         if wanted:
-            arrays |= bounds(*opt.fc1_and_its_norm(raw, self.config), self.settings.mode)
+            found = bounds(*opt.fc1_and_its_norm(raw, self.config), self.settings.mode)
         float32 = None
         if self.sample is not None:
             float32 = opt.convert_layer(dict(raw), self.config, torch.float32, split=self.split)
         weights = opt.convert_layer(raw, self.config, self.mode, split=self.split)
         del raw
-        stream.prefetch(layer + 1)
-
-        self.progress.say(f"layer {layer + 1} of {depth}")
-        z_max = self._forward(layer, self.corpus, self.batches, weights, residual, mask, last)
+        self.stream.prefetch(layer + 1)
+        z_max = self._forward(
+            layer, self.corpus, self.batches, weights, self.residual, self.mask, last
+        )
         del weights
         sample_bits = None
         if float32 is not None and self.sample is not None:
             sample_bits = self._sample_forward(layer, float32, last)
         del float32
-        if not wanted:
-            return
-        self.progress.say(f"layer {layer + 1} of {depth}: counting")
-        counted, ngrams = self._observe(mask)
-        arrays |= counted
-        arrays["z_max"] = z_max
-        if sample_bits is not None:
-            self._compare(layer, mask, sample_bits, arrays)
-        check(layer, arrays, ngrams, self.corpus.tokens)
-        with self.clock.time("vocabulary"):
-            updates = self.recorder.updates(layer, ngrams, self.pool)
-        with self.clock.time("writing"):
-            self.recorder.write(layer, arrays, ngrams, updates)
-            if self.settings.keep_bits:
-                self.writer.write_bits(layer, self.corpus.tokens, mask)
+        yield Passed(found, z_max, sample_bits)
+
+    def _strips_on_host(self) -> Strips:
+        return self.mask
 
     def _forward(
         self,
@@ -475,8 +499,9 @@ class Engine:
 
     # -- counting ------------------------------------------------------------------------------
 
-    def _observe(self, mask: Mask) -> tuple[dict[str, np.ndarray], dict[int, NgramCounts]]:
+    def _observe(self) -> tuple[dict[str, np.ndarray], dict[int, NgramCounts]]:
         backend, threads = self.settings.backend, self.settings.threads
+        mask = self.mask
         shape = mask.shape
         parts: list[dict[str, np.ndarray]] = []
         ngrams: dict[int, list[tuple[int, NgramCounts]]] = {o.index.n: [] for o in self.ngrams}
@@ -486,7 +511,7 @@ class Engine:
         for first in range(0, shape.strips, together):
             strips = range(first, min(first + together, shape.strips))
             words = {strip: mask.strip(strip) for strip in strips}
-            at_once = self.plan.ngrams_at_once if mask.lasting else 1
+            at_once = self.at_once if mask.lasting else 1
             # Two threads on one strip read half of each row apiece: 1.10 microseconds a token of
             # 12 layers; on two strips .83 (Sapphire Rapids class, 524,288 tokens).
             share = max(1, threads // at_once)
@@ -504,71 +529,58 @@ class Engine:
             with self.clock.time("counting"):
                 counted = answers_of(self.pool, firing + position, at_once=at_once)
                 parts += counted[: len(strips)]
-            tasks = [(strip, observer) for strip in strips for observer in self.ngrams]
-            work = [
-                partial(
-                    observer.observe,
-                    words[strip],
-                    parts[strip]["fires"],
-                    backend=backend,
-                    threads=threads,
-                )
-                for strip, observer in tasks
-            ]
             with self.clock.time("n-grams"):
-                found = answers_of(self.pool, work, at_once=at_once)
-                for (strip, observer), counts in zip(tasks, found, strict=True):
-                    ngrams[observer.index.n].append((shape.range(strip)[0], counts))
+                for observers in self._counted_together():
+                    with self._at_hand(observers):
+                        tasks = [(strip, observer) for strip in strips for observer in observers]
+                        work = [
+                            partial(
+                                observer.observe,
+                                words[strip],
+                                parts[strip]["fires"],
+                                backend=backend,
+                                threads=threads,
+                            )
+                            for strip, observer in tasks
+                        ]
+                        found = answers_of(self.pool, work, at_once=at_once)
+                    for (strip, observer), counts in zip(tasks, found, strict=True):
+                        ngrams[observer.index.n].append((shape.range(strip)[0], counts))
         joined = {
             name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]
         }
         joined["position_fires"] = position_fires.reshape(
             self.position.domains, self.position.context, shape.neurons
         )
-        return joined, {n: _join(found) for n, found in ngrams.items()}
+        return joined, {n: join(found) for n, found in ngrams.items()}
+
+    def _counted_together(self) -> list[list[NgramObserver]]:
+        """Return the observers whose strips are counted side by side."""
+        return [self.ngrams] if self.ngrams else []
+
+    def _at_hand(self, observers: list[NgramObserver]) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Keep what these observers read where the ops run."""
+        return nullcontext()
 
     def _compare(
-        self, layer: int, mask: Mask, float32: np.ndarray, arrays: dict[str, np.ndarray]
+        self,
+        layer: int,
+        float32: np.ndarray,
+        arrays: dict[str, np.ndarray],
+        order: np.ndarray | None,
     ) -> None:
-        rows = float32.shape[1]
+        rows, mask = float32.shape[1], self._strips_on_host()
         mode = np.stack([mask.strip(i)[:rows].copy() for i in range(mask.shape.strips)])
+        if order is not None:
+            mode = bits_by_neuron(mode, order, mask.shape)
         if self.sample is None:
             return
         compared, summary = self.sample.compare(
             mode,
             float32,
             mask.shape,
-            backend=self.settings.backend,
+            backend=self.host_backend,
             threads=self.settings.threads,
         )
         arrays |= compared
         self.flips[str(layer)] = summary
-
-
-def _join(parts: list[tuple[int, NgramCounts]]) -> NgramCounts:
-    """Join the n-gram counts of all strips of a layer; neurons become those of the layer."""
-    offsets = [np.zeros(1, dtype=np.int64)]
-    for _, part in parts:
-        offsets.append(part.offsets[1:] + offsets[-1][-1])
-    rows: dict[str, np.ndarray] = {}
-    for name in parts[0][1].rows:
-        shift = [start if name == "neuron" else 0 for start, _ in parts]
-        rows[name] = np.concatenate(
-            [
-                part.rows[name] + move if move else part.rows[name]
-                for move, (_, part) in zip(shift, parts, strict=True)
-            ]
-        )
-
-    def all_of(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for _, part in parts])
-
-    return NgramCounts(
-        n=parts[0][1].n,
-        ngram_fires=all_of("ngram_fires"),
-        offsets=np.concatenate(offsets),
-        count=all_of("count"),
-        number=all_of("number"),
-        coverage=all_of("coverage"),
-        rows=rows,
-    )

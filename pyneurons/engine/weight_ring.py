@@ -9,7 +9,7 @@ had the slot before. These three waits are all there are:
 - the compute stream, before it reads a slot: for the copy into it.
 
 The engine on the CPU reads through `pyneurons.engine.weights`, whose tensors are converted at once and
-need no slots; this room serves a device with memory of its own. Nothing but its tests uses it yet.
+need no slots; this room serves the engine on a device (`pyneurons.engine.device_run`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pyneurons.engine.device import Device, Stream
-    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.model.source import WeightSource
 
 ALIGNMENT: Final = 256
 """Bytes on which each tensor of a slot begins: what CUDA's own allocator gives."""
@@ -49,7 +49,7 @@ class LayerLayout:
     size: int
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, layer: int) -> LayerLayout:
+    def of(cls, checkpoint: WeightSource, layer: int) -> LayerLayout:
         """Return the layout of a layer in the checkpoint's own dtypes."""
         places: dict[str, tuple[int, tuple[int, ...], torch.dtype]] = {}
         offset = 0
@@ -209,7 +209,7 @@ def _fill(memory: Tensor) -> None:
 
 
 def checkpoint_ring(
-    checkpoint: Checkpoint,
+    checkpoint: WeightSource,
     device: Device[EventType],
     compute: Stream[EventType],
     *,

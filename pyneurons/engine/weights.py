@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pyneurons.model.checkpoint import Checkpoint
+    from pyneurons.model.source import WeightSource
 
 
 class WeightStream:
@@ -20,7 +20,7 @@ class WeightStream:
     does after it has converted the layer at hand: so no more than two layers are in memory.
     """
 
-    def __init__(self, checkpoint: Checkpoint, layers: int) -> None:
+    def __init__(self, checkpoint: WeightSource, layers: int) -> None:
         self._checkpoint = checkpoint
         self._layers = layers
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="pyneurons-weights")

@@ -10,29 +10,24 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from pyneurons.errors import (
-    DTypeError,
-    InputError,
-    IntegrityError,
-    NonFiniteError,
-    ShapeError,
-)
-from pyneurons.model.config import (
-    BOUNDS,
-    DEFAULTS,
-    PUBLISHED,
-    OptConfig,
-    check_field,
-    layer_name,
-)
+from pyneurons.errors import InputError, IntegrityError
+from pyneurons.model.config import BOUNDS, DEFAULTS, PUBLISHED, OptConfig, check_field
 from pyneurons.model.regular_file import Version, check_version, pread_into
 from pyneurons.model.safetensors_file import Entry, Header, read_header
+from pyneurons.model.source import (
+    DTYPES,
+    FINGERPRINT_BYTES,
+    Embeddings,
+    WeightSource,
+    check_tensors,
+    named,
+)
 from pyneurons.model.strict_json import read_object
 from pyneurons.model.tokenizer import load_tokenizer
 
@@ -40,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "DTYPES",
     "Checkpoint",
     "Embeddings",
     "OptConfig",
@@ -49,8 +45,6 @@ __all__ = [
     "resolve",
 ]
 
-DTYPES: Final = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
 BIN_FILE: Final = "pytorch_model.bin"
@@ -58,11 +52,6 @@ BIN_INDEX_FILE: Final = "pytorch_model.bin.index.json"
 
 _MOST_CONFIG_BYTES: Final = 1 << 20
 _MOST_INDEX_BYTES: Final = 100_000_000
-_MOST_NAMED: Final = 10
-# Of each tensor, for the fingerprint: two models of one shape have equal headers.
-_FINGERPRINT_BYTES: Final = 4096
-# Tensors of old checkpoints and of other heads, which no computation here reads.
-_HARMLESS: Final = frozenset({"decoder.version", "lm_head.weight"})
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _SIDE_FILES: Final = (
     "config.json",
@@ -159,7 +148,17 @@ def read_config(path: Path) -> OptConfig:
         If the model is not an OPT with ReLU neurons in plain floating point, wants code of its
         own, or a number is out of bounds.
     """
-    raw = read_object(path, most_bytes=_MOST_CONFIG_BYTES)
+    return config_of(read_object(path, most_bytes=_MOST_CONFIG_BYTES), path)
+
+
+def config_of(raw: Mapping[str, Any], path: Path | str) -> OptConfig:
+    """Return the configuration in the fields of a config.json; ``path`` is for messages.
+
+    Raises
+    ------
+    InputError
+        As `read_config`.
+    """
     if raw.get("model_type") != "opt":
         message = f"{path}: model_type is {raw.get('model_type')!r:.80}, expected 'opt'"
         raise InputError(message)
@@ -200,53 +199,14 @@ def read_config(path: Path) -> OptConfig:
         raise InputError(message) from error
 
 
-@dataclass(frozen=True)
-class Embeddings:
-    """What stands before the first layer and behind the last, in the checkpoint's dtype."""
-
-    tokens: torch.Tensor  # [V, E]
-    positions: torch.Tensor  # [max_position_embeddings + 2, D]
-    project_in: torch.Tensor | None  # [D, E]
-    project_out: torch.Tensor | None  # [E, D]
-    head: torch.Tensor  # [V, E]; `tokens` itself where they are tied
-    final_norm_weight: torch.Tensor | None  # [D]
-    final_norm_bias: torch.Tensor | None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all of it."""
-        parts = (
-            self.tokens,
-            self.positions,
-            self.project_in,
-            self.project_out,
-            None if self.head is self.tokens else self.head,
-            self.final_norm_weight,
-            self.final_norm_bias,
-        )
-        return sum(part.nbytes for part in parts if part is not None)
-
-
-class Checkpoint:
-    """An OPT model on disk, all names, shapes, dtypes and sizes checked when it is opened.
-
-    Names are those of transformers without a leading ``model.``: ``decoder.layers.0.fc1.weight``.
+class Checkpoint(WeightSource):
+    """An OPT model on disk; ``tensors`` tells of each its file, offset and bytes as well.
 
     Parameters
     ----------
     directory : Path or str
         Holds config.json and model.safetensors, or model.safetensors.index.json and its shards
         (the single file is taken where both are there, as transformers does).
-
-    Attributes
-    ----------
-    config : OptConfig
-    tensors : dict of str to Entry
-        Every tensor that the configuration calls for: file, dtype, shape, offset, bytes.
-    extra : tuple of str
-        Names in the files that no computation here reads.
-    dtype : torch.dtype
-        The narrowest dtype that holds every layer weight exactly.
 
     Raises
     ------
@@ -255,175 +215,32 @@ class Checkpoint:
 
     Notes
     -----
-    The first time that a tensor is read whole, its SHA-256 is taken (0.4 s for 125m) and compared
-    with the one that `expect` was given: a bit that changed since then stops the run.
     Tensors are read with pread into memory of their own, never mapped: a file that shrinks while
     it is read gives an error and not SIGBUS. Safe for several threads.
     """
 
     def __init__(self, directory: Path | str) -> None:
-        self.directory = Path(directory)
+        super().__init__()
+        self.directory: Path = Path(directory)
+        self.name = self.directory.name
         self.config = read_config(self.directory / "config.json")
         self._headers = _read_headers(self.directory)
         self._versions: Mapping[Path, Version] = {
             header.file: header.version for header in self._headers
         }
-        self._digests: dict[str, str] = {}
-        self._expected_digests: dict[str, str] = {}
         found = _by_name(self._headers)
         expected = self.config.tensor_shapes()
-        _check_tensors(self.directory, found, expected)
-        self.tensors: dict[str, Entry] = {name: found[name] for name in expected}
-        self.extra: tuple[str, ...] = tuple(sorted(set(found) - set(expected)))
-        self.dtype = _common_dtype(
-            self.tensors[layer_name(layer, name)].dtype
-            for layer in range(self.config.num_hidden_layers)
-            for name in self.config.layer_shapes()
-        )
+        check_tensors(self.directory, found, expected)
+        self._entries: dict[str, Entry] = {name: found[name] for name in expected}
+        self.tensors = self._entries
+        self.extra = tuple(sorted(set(found) - set(expected)))
+        self.dtype = self._layer_dtype()
 
-    @property
-    def embedding_bytes(self) -> int:
-        """Bytes of what `read_embeddings` returns."""
-        config = self.config
-        return sum(
-            self.tensors[name].bytes for name in config.embedding_shapes() | config.head_shapes()
-        )
-
-    def layer_bytes(self, layer: int) -> int:
-        """Return the bytes of one layer's tensors."""
-        return sum(
-            self.tensors[layer_name(layer, name)].bytes for name in self.config.layer_shapes()
-        )
-
-    def fc2_bytes(self, layer: int) -> int:
-        """Return the bytes of what `read_fc2` returns."""
-        return self.tensors[layer_name(layer, "fc2.weight")].bytes
-
-    def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
-        """Read a tensor, or rows [start, stop) of it, in the checkpoint's dtype.
-
-        Parameters
-        ----------
-        name : str
-            One of ``tensors``.
-        rows : slice, optional
-            Of the first axis, without a step. Default: all.
-
-        Raises
-        ------
-        IntegrityError
-            If the file is not the one that was opened: its size, time or inode changed, or it
-            ends early.
-        NonFiniteError
-            If a weight is NaN or infinite.
-        """
-        entry = self.tensors[name]
-        start, stop, step = (rows or slice(None)).indices(entry.shape[0])
-        if step != 1:
-            message = f"read: rows of {name} have step {step}, expected 1"
-            raise InputError(message)
-        values = torch.empty((max(0, stop - start), *entry.shape[1:]), dtype=DTYPES[entry.dtype])
-        self._fill(entry, start, values)
-        return values
-
-    def read_into(self, name: str, values: torch.Tensor) -> None:
-        """Read a whole tensor into a contiguous one of its shape and dtype, in host memory.
-
-        Raises
-        ------
-        ShapeError, DTypeError
-            If ``values`` is another one; it is then untouched.
-        IntegrityError, NonFiniteError
-            As `read` does.
-        """
-        entry = self.tensors[name]
-        if tuple(values.shape) != entry.shape or not values.is_contiguous():
-            message = f"read_into: values have shape {list(values.shape)}, expected "
-            message += f"{list(entry.shape)} ({name}), contiguous"
-            raise ShapeError(message)
-        if values.dtype != DTYPES[entry.dtype]:
-            message = f"read_into: values are {values.dtype}, expected {entry.dtype} ({name})"
-            raise DTypeError(message)
-        self._fill(entry, 0, values)
-
-    def _fill(self, entry: Entry, start: int, values: torch.Tensor) -> None:
+    def _fill(self, name: str, start: int, values: torch.Tensor) -> None:
         """Read rows of a tensor from ``start`` on."""
+        entry = self._entries[name]
         offset = entry.offset + start * (entry.bytes // entry.shape[0])
-        if len(values):
-            data = values.view(torch.uint8).flatten().numpy().data
-            self._pread(entry.file, offset, data)
-            if len(data) == entry.bytes:
-                self._check_digest(entry, data)
-            _check_finite(entry, values, start)
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of every tensor that was read whole so far, by name."""
-        return dict(sorted(self._digests.items()))
-
-    def expect(self, digests: Mapping[str, str]) -> None:
-        """Let reading stop where a tensor is not the one that another run read.
-
-        Parameters
-        ----------
-        digests : mapping of str to str
-            `digests` of that run. Tensors that are not named are not compared.
-
-        Raises
-        ------
-        IntegrityError
-            If one that was read already is another.
-        """
-        self._expected_digests = dict(digests)
-        for name, digest in self._digests.items():
-            self._compare(name, digest)
-
-    def weights_sha256(self) -> str:
-        """Return one SHA-256 over the digests of all tensors that were read."""
-        lines = "".join(f"{name} {digest}\n" for name, digest in self.digests.items())
-        return hashlib.sha256(lines.encode()).hexdigest()
-
-    def _check_digest(self, entry: Entry, data: memoryview) -> None:
-        name = entry.name.removeprefix("model.")
-        if name not in self._digests:
-            digest = hashlib.sha256(data).hexdigest()
-            self._compare(name, digest)
-            self._digests[name] = digest
-
-    def _compare(self, name: str, digest: str) -> None:
-        expected = self._expected_digests.get(name, digest)
-        if digest != expected:
-            message = (
-                f"{self.tensors[name].file}: {name} has SHA-256 {digest[:16]}..., the run that goes "
-                f"on read {expected[:16]}...; the weights changed"
-            )
-            raise IntegrityError(message)
-
-    def read_layer(self, layer: int) -> dict[str, torch.Tensor]:
-        """Read the tensors of one layer, by name inside the layer (``fc1.weight``)."""
-        return {name: self.read(layer_name(layer, name)) for name in self.config.layer_shapes()}
-
-    def read_fc2(self, layer: int) -> torch.Tensor:
-        """Read fc2 of one layer, [D, F]: column n is the update of neuron n."""
-        return self.read(layer_name(layer, "fc2.weight"))
-
-    def read_embeddings(self) -> Embeddings:
-        """Read what stands before the first layer and behind the last."""
-
-        def get(name: str) -> torch.Tensor | None:
-            return self.read(name) if name in self.tensors else None
-
-        tokens = self.read("decoder.embed_tokens.weight")
-        head = get("lm_head.weight")
-        return Embeddings(
-            tokens=tokens,
-            positions=self.read("decoder.embed_positions.weight"),
-            project_in=get("decoder.project_in.weight"),
-            project_out=get("decoder.project_out.weight"),
-            head=tokens if head is None else head,
-            final_norm_weight=get("decoder.final_layer_norm.weight"),
-            final_norm_bias=get("decoder.final_layer_norm.bias"),
-        )
+        self._pread(entry.file, offset, values.view(torch.uint8).flatten().numpy().data)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 that tells this model from others.
@@ -437,7 +254,7 @@ class Checkpoint:
             digest.update(f"\n{header.version.size} {len(header.raw)}\n".encode())
             digest.update(header.raw)
             for entry in header.entries:
-                head = bytearray(min(_FINGERPRINT_BYTES, entry.bytes))
+                head = bytearray(min(FINGERPRINT_BYTES, entry.bytes))
                 self._pread(entry.file, entry.offset, memoryview(head))
                 digest.update(head)
         return digest.hexdigest()
@@ -470,7 +287,7 @@ def _read_headers(directory: Path) -> tuple[Header, ...]:
     held = {(entry.name, header.file.name) for header in headers for entry in header.entries}
     wrong = sorted(held ^ set(weight_map.items()))
     if wrong:
-        message = f"{index}: does not agree with the files about " + _named(
+        message = f"{index}: does not agree with the files about " + named(
             f"{name} in {file}" for name, file in wrong
         )
         raise InputError(message)
@@ -497,7 +314,7 @@ def read_weight_map(index: Path, suffix: str) -> dict[str, str]:
     files = sorted(set(weight_map.values()))
     missing = [file for file in files if not (index.parent / file).is_file()]
     if missing:
-        message = f"{index}: files that are not there: {_named(missing)}"
+        message = f"{index}: files that are not there: {named(missing)}"
         raise InputError(message)
     return weight_map
 
@@ -568,58 +385,3 @@ def _by_name(headers: Iterable[Header]) -> dict[str, Entry]:
                 raise InputError(message)
             found[name] = entry
     return found
-
-
-def _check_tensors(
-    directory: Path, found: Mapping[str, Entry], expected: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Check that the files hold what the configuration calls for, and no other layer."""
-    missing = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in found]
-    if missing:
-        message = f"{directory}: tensors that config.json calls for are missing: {_named(missing)}"
-        raise InputError(message)
-    for name, shape in expected.items():
-        entry = found[name]
-        if entry.shape != shape:
-            message = (
-                f"{entry.file}: {entry.name} has shape {list(entry.shape)}, expected {list(shape)} "
-                "(config.json)"
-            )
-            raise InputError(message)
-        if entry.dtype not in DTYPES:
-            message = f"{entry.file}: {entry.name} is {entry.dtype}, expected F16, BF16 or F32"
-            raise InputError(message)
-    foreign = sorted(
-        name for name in set(found) - set(expected) - _HARMLESS if name.startswith("decoder.")
-    )
-    if foreign:
-        message = f"{directory}: tensors of a decoder other than config.json describes: " + _named(
-            f"{name} {list(found[name].shape)}" for name in foreign
-        )
-        raise InputError(message)
-
-
-def _check_finite(entry: Entry, values: torch.Tensor, start: int) -> None:
-    """Raise NonFiniteError for the first NaN or infinity; row 0 is row ``start`` of the tensor."""
-    # aminmax passes NaN on and takes a twentieth of isfinite's time.
-    least, greatest = torch.aminmax(values)
-    if bool(least.isfinite() & greatest.isfinite()):
-        return
-    place = (~values.isfinite()).nonzero()[0].tolist()
-    message = (
-        f"{entry.file}: {entry.name}{[start + place[0], *place[1:]]} is "
-        f"{float(values[tuple(place)])}; the checkpoint is damaged"
-    )
-    raise NonFiniteError(message)
-
-
-def _common_dtype(dtypes: Iterable[str]) -> torch.dtype:
-    kinds = set(dtypes)
-    return DTYPES[kinds.pop()] if len(kinds) == 1 else torch.float32
-
-
-def _named(names: Iterable[Any]) -> str:
-    """Return the first names of a list, and how many more there are."""
-    listed = [str(name)[:200] for name in names]
-    more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
-    return ", ".join(listed[:_MOST_NAMED]) + more

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pyneurons.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tokenizers import Tokenizer
 
 
@@ -29,10 +28,12 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
     InputError
         If a file is there and cannot be read as what it is named.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
     whole = directory / "tokenizer.json"
     vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
+    if not whole.is_file() and not (vocabulary.is_file() and merges.is_file()):
+        return None
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
     # The tokenizers library raises plain Exception for every kind of bad file.
     if whole.is_file():
         try:
@@ -40,7 +41,7 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
         except Exception as error:
             message = f"{whole}: not a tokenizer ({error})"
             raise InputError(message) from error
-    elif vocabulary.is_file() and merges.is_file():
+    else:
         try:
             model = models.BPE.from_file(str(vocabulary), str(merges))
         except Exception as error:
@@ -49,8 +50,46 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
         tokenizer = Tokenizer(model)
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-    else:
-        return None
+    return _plain(tokenizer)
+
+
+def tokenizer_of(given: object) -> Tokenizer:
+    """Return a tokenizer that was given instead of a directory's, as `load_tokenizer` returns them.
+
+    Parameters
+    ----------
+    given : str, Path, tokenizers.Tokenizer or a fast tokenizer of transformers
+        A directory, or an object, which is copied.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or a directory without a tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    if isinstance(given, (str, Path)):
+        found = load_tokenizer(Path(given).expanduser())
+        if found is None:
+            message = (
+                f"tokenizer: {given} holds neither tokenizer.json nor vocab.json and merges.txt"
+            )
+            raise InputError(message)
+        return found
+    inner = getattr(given, "backend_tokenizer", given)
+    if not isinstance(inner, Tokenizer):
+        message = f"tokenizer: a {type(given).__name__} is neither a directory, nor a "
+        message += "tokenizers.Tokenizer, nor a fast tokenizer of transformers"
+        raise InputError(message)
+    try:
+        return _plain(Tokenizer.from_str(inner.to_str()))
+    except Exception as error:
+        message = f"tokenizer: cannot be copied, so it has parts written in Python: {error}"
+        raise InputError(message) from error
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """Take from a tokenizer all that adds, cuts or pads."""
     tokenizer.post_processor = None
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -98,6 +98,7 @@ def suppression(
     Parameters
     ----------
     fc2_weight : Tensor [D, F]
+        On the device of ``unembedding``: scores are computed there, and compared on the host.
     unembedding, baselines
         Rows without a tokenizer entry are in neither.
     triggers : dict of arrays of one length
@@ -115,7 +116,8 @@ def suppression(
     Notes
     -----
     Cost: `Unembedding.scores` for each neuron with triggers, and `_core.trigger_baselines`; memory:
-    `pyneurons.observers.vocabulary.projection_bytes`.
+    `pyneurons.observers.vocabulary.projection_bytes`, or on a device of its own
+    `pyneurons.observers.vocabulary_device.projection_bytes` and 256 rows of scores on the host.
     """
     neuron, n, token, column = _distinct(triggers, baselines.column_of)
     group, offsets = _runs(neuron, n)
@@ -126,12 +128,16 @@ def suppression(
     mean = np.empty(detectors.size)
     random, matched = _Totals.empty(of_group.size), _Totals.empty(column.size)
     buffer = torch.empty(min(NEURON_BLOCK, detectors.size), unembedding.ids.size)
+    there = buffer if unembedding.threaded else torch.empty_like(buffer, device=fc2_weight.device)
     for start in range(0, detectors.size, NEURON_BLOCK):
         some = detectors[start : start + NEURON_BLOCK]
-        directions = unembedding.directions(fc2_weight[:, torch.from_numpy(some)].T)
-        unembedding.scores(directions, buffer[: some.size], pool)
+        chosen = torch.from_numpy(some).to(fc2_weight.device)
+        directions = unembedding.directions(fc2_weight[:, chosen].T)
+        unembedding.scores(directions, there[: some.size], pool)
+        if there is not buffer:
+            buffer[: some.size].copy_(there[: some.size])
         held = buffer[: some.size].numpy()
-        mean[start : start + some.size] = unembedding.means(directions).numpy()
+        mean[start : start + some.size] = unembedding.means(directions).cpu().numpy()
 
         def compare(first: int, stop: int, start: int = start, scores: np.ndarray = held) -> None:
             begin, end = offsets[first], offsets[stop]

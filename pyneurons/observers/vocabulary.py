@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from pyneurons import _core, _env
+from pyneurons.observers import score_order, vocabulary_device
+from pyneurons.observers.score_order import CARE, LOWEST, TOP_TOKENS, error_bound, from_keys
 from pyneurons.observers.unembedding import NEURON_BLOCK, ROWS
 
 if TYPE_CHECKING:
@@ -24,14 +26,9 @@ if TYPE_CHECKING:
 
     from pyneurons.observers.unembedding import Unembedding
 
-TOP_TOKENS = 10
-
 _VOCABULARY_BLOCK = 8192
-_LOW = 0xFFFFFFFF
 # A neuron with more candidates than this is scored exactly on the whole vocabulary instead.
 _MOST_CANDIDATES = 512
-# What rounding in the computation of a bound may take from it.
-_CARE = 1.01
 
 
 def projection_bytes(
@@ -92,11 +89,13 @@ def extremes(
 ) -> dict[str, np.ndarray]:
     """Return the promoted and suppressed tokens of every neuron.
 
-    score(n, v) = <direction of fc2[:, n], row v>, the sum in float64, rounded to float32.
+    score(n, v) = <direction of fc2[:, n], row v>, the sum in float64, rounded to float32. Where the
+    rows lie on another device than the CPU, `pyneurons.observers.vocabulary_device` finds them.
 
     Parameters
     ----------
     fc2_weight : Tensor [D, F]
+        On the device of ``unembedding``.
     unembedding : Unembedding
     pool : Executor
         Blocks of neurons run on it; results do not depend on its size.
@@ -113,12 +112,14 @@ def extremes(
     Cost: 2 F V D operations, in bfloat16 where the processor has it, and some 100 exact scores a
     neuron; memory: `projection_bytes`.
     """
+    if not unembedding.threaded:
+        return vocabulary_device.extremes(fc2_weight, unembedding)
     neurons, count = fc2_weight.shape[1], unembedding.ids.size
     top = min(TOP_TOKENS, count)
     dtype = torch.bfloat16 if _env.multiplies_bfloat16() else torch.float32
     starts = range(0, neurons, NEURON_BLOCK)
     sides = [_Side.empty(neurons, top, min(_MOST_CANDIDATES, count)) for _ in range(2)]
-    unit = _CARE * (2.0**-8 if dtype == torch.bfloat16 else 2.0**-24)  # of the rounded scores
+    unit = CARE * (2.0**-8 if dtype == torch.bfloat16 else 2.0**-24)  # of the rounded scores
     mean = torch.empty(neurons)
     found = {
         "promoted": np.empty((neurons, top), dtype=np.int32),
@@ -149,7 +150,7 @@ def extremes(
         near[part] = directions
         lost = (directions - near[part]).norm(dim=1)
         length = directions.norm(dim=1)
-        bound[part] = _CARE * _error(length, lost, share, directions.shape[1])
+        bound[part] = CARE * error_bound(length, lost, share, directions.shape[1])
 
     def lay(piece: slice, first: int) -> None:
         rows = torch.empty(piece.stop - piece.start, width)
@@ -192,16 +193,16 @@ def extremes(
                 _score(rows, exact, neuron[some], scores[some])
             place = torch.arange(len(neuron)) - torch.searchsorted(neuron, neuron)
             width = max(top, int(place.max()) + 1 if len(place) else 0)
-            keys = torch.full((len(exact), width), -(2**63), dtype=torch.int64)
-            keys[neuron, place] = _keys(sign * scores, column)
+            keys = torch.full((len(exact), width), LOWEST, dtype=torch.int64)
+            keys[neuron, place] = score_order.keys(sign * scores, column)
             keys = keys.topk(top, dim=1).values
             for crowded in (side.number[part] < 0).nonzero()[0].tolist():
                 for first, rows in unembedding.blocks():
                     scores, column = torch.empty(len(rows)), torch.arange(first, first + len(rows))
                     _score(rows, exact, torch.full((len(rows),), crowded), scores)
-                    both = torch.cat([keys[crowded], _keys(sign * scores, column)])
+                    both = torch.cat([keys[crowded], score_order.keys(sign * scores, column)])
                     keys[crowded] = both.topk(top).values
-            values, columns = _from_keys(keys)
+            values, columns = from_keys(keys)
             found[name][part] = unembedding.ids[columns.numpy()]
             found[f"{name}_scores"][part] = sign * values.numpy()
 
@@ -220,34 +221,3 @@ def _score(
 ) -> None:
     """``out[i] = <rows[i], directions[owner[i]]>``, summed in float64, in one order everywhere."""
     _core.exact_scores(rows.numpy(), directions.numpy(), owner.numpy(), out.numpy())
-
-
-def _error(length: torch.Tensor, lost: torch.Tensor, share: float, terms: int) -> torch.Tensor:
-    """Bound the error of products with rounded operands, for each length of the other operand.
-
-    |<d, r> - <d', r'>| <= |d - d'| |r| + |d'| |r - r'|, and a float32 sum of n terms is off by at
-    most (n + 2) 2^-24 |d'| |r'|. What rounding takes is measured: a third of what it might take.
-
-    Parameters
-    ----------
-    length, lost : [B]
-        |d| and |d - d'|.
-    share : float
-        The largest |r - r'| / |r|.
-    terms : int
-    """
-    sums = (terms + 2) * 2.0**-24
-    return lost + (length + lost) * (share + sums * (1 + share))
-
-
-def _keys(scores: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Return int64 numbers in the order of the scores, of equal ones the lower column first."""
-    bits = (scores + 0.0).view(torch.int32)  # -0 becomes 0
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.long() << 32) | (_LOW - columns)
-
-
-def _from_keys(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (scores, columns) of `_keys`."""
-    ordered = (keys >> 32).int()
-    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32), _LOW - (keys & _LOW)

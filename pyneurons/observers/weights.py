@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 _UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+_BLOCK = 1024
 
 
 def bounds(
@@ -34,29 +35,40 @@ def bounds(
     mode : str
         Numeric mode; u is its unit roundoff.
 
+    All tensors lie on one device, where the bounds are computed in float64.
+
     Returns
     -------
     dict
         ``z_sup``, ``z_inf``, ``margin`` float64 [F]; ``provably_dead`` (sup z + margin <= 0) and
         ``provably_on`` (inf z - margin > 0) bool [F].
+
+    Notes
+    -----
+    Cost: 12 F D operations; memory: 4 blocks of 1,024 rows in float64.
     """
     neurons, hidden = fc1_weight.shape
     u = _UNIT_ROUNDOFF[mode]
     factor = 2 * u + u * u + (hidden + 2) * 2.0**-24
-    gain = torch.ones(hidden, dtype=torch.float64) if norm_weight is None else norm_weight.double()
-    shift = torch.zeros(hidden, dtype=torch.float64) if norm_bias is None else norm_bias.double()
-    bias = torch.zeros(neurons, dtype=torch.float64) if fc1_bias is None else fc1_bias.double()
+
+    def given(values: torch.Tensor | None, size: int, otherwise: float) -> torch.Tensor:
+        if values is not None:
+            return values.double()
+        return torch.full((size,), otherwise, dtype=torch.float64, device=fc1_weight.device)
+
+    gain, shift = given(norm_weight, hidden, 1), given(norm_bias, hidden, 0)
+    bias = given(fc1_bias, neurons, 0)
     reach, centre, margin = (np.empty(neurons) for _ in range(3))
     root = math.sqrt(hidden)
-    for start in range(0, neurons, 1024):
-        part = slice(start, min(start + 1024, neurons))
+    for start in range(0, neurons, _BLOCK):
+        part = slice(start, min(start + _BLOCK, neurons))
         weight = fc1_weight[part].double()
         scaled = weight * gain
         projected = scaled - scaled.mean(dim=1, keepdim=True)
-        reach[part] = (root * projected.norm(dim=1)).numpy()
-        centre[part] = (weight @ shift + bias[part]).numpy()
+        reach[part] = (root * projected.norm(dim=1)).cpu().numpy()
+        centre[part] = (weight @ shift + bias[part]).cpu().numpy()
         size = root * scaled.norm(dim=1) + weight.abs() @ shift.abs() + bias[part].abs()
-        margin[part] = (factor * size).numpy()
+        margin[part] = (factor * size).cpu().numpy()
     z_sup, z_inf = centre + reach, centre - reach
     return {
         "z_sup": z_sup,
