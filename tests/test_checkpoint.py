@@ -33,6 +33,7 @@ from pyneurons.errors import InputError, IntegrityError, NonFiniteError
 from pyneurons.model.checkpoint import Checkpoint, OptConfig, load_tokenizer, read_config, resolve
 from pyneurons.model.config import BOUNDS
 from pyneurons.model.safetensors_file import MOST_HEADER_BYTES, MOST_NAME_BYTES, read_header
+from pyneurons.model.strict_json import read_object
 from pyneurons.model.tokenizer import identity
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -504,6 +505,19 @@ def test_malformed_file_is_refused(directory: Path, case: str) -> None:
     assert str(file) in str(caught.value)
 
 
+def test_depth_is_counted_outside_strings(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+
+    def nested(levels: int) -> str:
+        return '{"a": "[[[[\\\\\\"[", "b": ' * (levels - 1) + "{}" + "}" * (levels - 1)
+
+    path.write_text(nested(64))
+    read_object(path, most_bytes=1 << 20)
+    path.write_text(nested(65))
+    with pytest.raises(InputError, match="nested deeper than 64 levels"):
+        read_object(path, most_bytes=1 << 20)
+
+
 HEADER_BYTES = 80_000_000
 EXPENSIVE = {
     "lists": b'{"a":[' + b"[]," * (HEADER_BYTES // 3) + b"0]}",
@@ -729,7 +743,10 @@ def test_resolve_local(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert resolve("model") == Path("model")
 
 
-def test_resolve_asks_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pickled", [False, True])
+def test_resolve_asks_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pickled: bool
+) -> None:
     asked: dict[str, Any] = {}
 
     def download(model: str, *, allow_patterns: list[str]) -> str:
@@ -737,10 +754,11 @@ def test_resolve_asks_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert resolve("facebook/opt-125m") == tmp_path
+    assert resolve("facebook/opt-125m", pickled=pickled) == tmp_path
     assert asked["model"] == "facebook/opt-125m"
-    assert "model.safetensors" in asked["patterns"]
-    assert not any(name.endswith((".bin", ".py", "*")) for name in asked["patterns"])
+    assert ("model.safetensors" in asked["patterns"]) != pickled
+    assert any(name.endswith(".bin") for name in asked["patterns"]) == pickled
+    assert not any(name.endswith((".py", "*")) for name in asked["patterns"])
 
 
 @pytest.mark.parametrize(

@@ -331,6 +331,16 @@ def test_a_killed_convert_leaves_nothing_that_looks_finished(tmp_path: Path) -> 
     same(out, state, ("lm_head.weight",))
 
 
+def test_what_a_killed_convert_left_is_not_kept(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    pickled_model(source)
+    left = tmp_path / ".out.partial"
+    (left / "folder").mkdir(parents=True)
+    (left / "model-00001-of-00002.safetensors").write_bytes(b"half of it")
+    convert(source, out)
+    assert {path.name for path in out.iterdir()} <= {"model.safetensors", *converting.SIDE_FILES}
+
+
 def test_two_at_once(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     pickled_model(source)

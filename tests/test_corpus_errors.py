@@ -411,6 +411,23 @@ def test_a_file_that_expands_without_end(
     refused(path, f"{path}: expands to more than {3 << 20} bytes")
 
 
+def test_what_is_handed_on_at_once_is_cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bytestreams, "CHUNK_BYTES", 100)
+    longest = 0
+    split = bytestreams._bounded
+
+    def watched(chunks: Any) -> Any:
+        nonlocal longest
+        for piece in split(chunks):
+            longest = max(longest, len(piece))
+            yield piece
+
+    monkeypatch.setattr(bytestreams, "_bounded", watched)
+    path = file(tmp_path, "a.jsonl.zst", zst(lines(300)))
+    assert read(path).documents == 300
+    assert longest == 100
+
+
 def in_little_memory(code: str, *arguments: object) -> list[str]:
     """Run code in a process whose address space ends 1 GB above what it takes after imports."""
     setup = """if True:

@@ -163,6 +163,9 @@ HOSTILE = {
     "items of a name": pickled(text("a"), name("torch", "HalfStorage") + b"(" + GOOD + b"u"),
     "item appended to a dict": pickled(text("a"), b"}" + TOUCH + b"a"),
     "items appended to a tensor": pickled(text("a"), tensor() + b"(" + TOUCH + b"e"),
+    "name that nothing calls": pickled(
+        text("a") + tensor().replace(b"ccollections\nOrderedDict\n)R", b"cos\nsystem\n")
+    ),
     "call of a text": pickled(text("a"), TOUCH + b")R"),
     "call of a storage class": pickled(text("a"), call("torch", "FloatStorage", text("10"))),
     "ordered dict of items": pickled(text("a"), call("collections", "OrderedDict", b"]")),
@@ -227,6 +230,37 @@ def test_opcodes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyneurons.model.tensor_pickle.MOST_OPCODES", 50)
     with pytest.raises(InputError, match="more than 50 opcodes"):
         read_pickle(b"\x80\x02" + b"]" * 60 + b".", "x")
+
+
+def test_a_mark_that_stays_open_is_no_end() -> None:
+    assert read_pickle(b"\x80\x02N.", "x") == (None, 4)
+    for left in (b"N(N.", b"NN.", b"."):
+        with pytest.raises(InputError, match="an end with more than one value"):
+            read_pickle(b"\x80\x02" + left, "x")
+
+
+def test_bytes_behind_the_last_storage(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(legacy(pickled(GOOD)) + b"x")
+    with pytest.raises(InputError, match="1 bytes behind the last storage"):
+        TorchFile(tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("compressed", "compressed or encrypted"),
+        ("encrypted", "compressed or encrypted"),
+        ("bomb", "compressed or encrypted"),
+        ("member inside another", "overlap"),
+        ("member into the directory", "run into the zip directory"),
+        ("same member twice", "is there twice"),
+        ("path up", "is named"),
+    ],
+)
+def test_why_an_archive_is_refused(tmp_path: Path, case: str, words: str) -> None:
+    (tmp_path / "x.bin").write_bytes(ZIPS[case])
+    with pytest.raises(InputError, match=words):
+        TorchFile(tmp_path / "x.bin")
 
 
 def test_known_names_are_constants_not_objects() -> None:
@@ -300,6 +334,7 @@ def test_views_of_what_is_not_there(tmp_path: Path, case: str) -> None:
 
 PICKLE = Member("archive/data.pkl", pickled(GOOD))
 DATA = Member("archive/data/0", bytes(16))
+INNER = zip_archive([Member("archive/data/1", b"")])[: 30 + len("archive/data/1")].ljust(64, b"\0")
 ZIPS = {
     "compressed": zip_archive([Member(PICKLE.name, PICKLE.data, method=8), DATA]),
     "compressed storage": zip_archive([PICKLE, Member(DATA.name, bytes(16), method=8)]),
@@ -308,6 +343,20 @@ ZIPS = {
     "same member twice": zip_archive([PICKLE, DATA, DATA]),
     "overlap": zip_archive(
         [PICKLE, DATA, Member("archive/data/1", bytes(16), at=len(PICKLE.data) + 46)]
+    ),
+    "member inside another": zip_archive(
+        [
+            Member(PICKLE.name, PICKLE.data),
+            Member("archive/data/0", INNER),
+            Member(
+                "archive/data/1",
+                b"",
+                at=len(PICKLE.data) + 2 * 30 + len("archive/data.pklarchive/data/0"),
+            ),
+        ]
+    ),
+    "member into the directory": zip_archive(
+        [PICKLE, DATA, Member("archive/data/1", b"", size=200)]
     ),
     "one header for two": zip_archive(
         [PICKLE, DATA, Member("archive/data/1", b"", at=0, local_name="archive/data/1")]
