@@ -61,6 +61,11 @@ def resident_bytes() -> int | None:
     return _status_bytes("VmRSS")
 
 
+def virtual_bytes() -> int | None:
+    """Address space of this process now (VmSize), or None where the system does not tell."""
+    return _status_bytes("VmSize")
+
+
 def peak_resident_bytes() -> int | None:
     """Largest resident memory of this process so far (VmHWM), or None."""
     return _status_bytes("VmHWM")

@@ -59,6 +59,7 @@ def scan(
     document_separator: str | None = None,
     shuffle_seed: int | None = None,
     errors: str = "strict",
+    allow_repeats: bool = False,
     list_limit: int = 200,
     flip_sample: int = FLIP_SAMPLE,
     projection: str = "dot",
@@ -128,6 +129,8 @@ def scan(
         With ``max_tokens``: choose sequences at random instead of the first ones.
     errors : {"strict", "replace"}
         What to do about invalid UTF-8.
+    allow_repeats : bool
+        Take a file that the corpus has already, by another name or as a copy.
     list_limit : int
         Neurons with a covering number up to this keep the list of all their n-grams, so that
         thresholds can be swept afterwards; at least 50.
@@ -229,6 +232,7 @@ def scan(
                 max_tokens=max_tokens,
                 shuffle_seed=shuffle_seed,
                 errors=errors,
+                allow_repeats=allow_repeats,
                 progress=_reading(shown),
                 scratch=Path(scratch),
             )
@@ -256,7 +260,7 @@ def scan(
                 "format": FORMAT,
                 "pyneurons": version("pyneurons-scan"),
                 "layers": list(wanted),
-                "model": _model_entry(model, checkpoint),
+                "model": _model_entry(model, checkpoint, own_tokenizer),
                 "corpus": tokens.manifest(),
                 "settings": {
                     "context": tokens.context,
@@ -267,6 +271,7 @@ def scan(
                     "flip_sample": flip_sample,
                     "keep_bits": keep_bits,
                     "shuffle_seed": shuffle_seed,
+                    "max_tokens": max_tokens if max_tokens is None else _plain(max_tokens),
                 },
                 "numeric": {
                     "mode": settings.mode,
@@ -367,6 +372,10 @@ def _mode(dtype: str, backend: str, on_device: WeightSource | None) -> str:
     return "bfloat16" if _env.multiplies_bfloat16() else "float32"
 
 
+def _plain(max_tokens: int | Mapping[str, int]) -> int | dict[str, int]:
+    return max_tokens if isinstance(max_tokens, int) else dict(max_tokens)
+
+
 def _temporary_run(kept: ExitStack) -> Path:
     """Make a directory that goes when ``kept`` is closed; return the run's place in it."""
     home = tempfile.mkdtemp(prefix="pyneurons-run-")
@@ -388,7 +397,9 @@ def _reading(shown: Progress) -> Any:
     return report
 
 
-def _model_entry(model: object, checkpoint: WeightSource) -> dict[str, Any]:
+def _model_entry(model: object, checkpoint: WeightSource, tokenizer: Any) -> dict[str, Any]:
+    from pyneurons.model.tokenizer import identity
+
     config, directory = checkpoint.config, checkpoint.directory
     given = str(model) if isinstance(model, (str, Path)) else f"{type(model).__name__} object"
     named = given in (DEMO, UNTRAINED)
@@ -397,6 +408,9 @@ def _model_entry(model: object, checkpoint: WeightSource) -> dict[str, Any]:
         "given": given,
         "directory": None if directory is None else str(directory),
         "fingerprint": checkpoint.fingerprint(),
+        "weights_sha256": checkpoint.weights_sha256(),
+        "not_read": list(checkpoint.extra),
+        "tokenizer": identity(tokenizer),
         "dtype": str(checkpoint.dtype).removeprefix("torch."),
         "n_layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,

@@ -189,6 +189,9 @@ def scan_command(
         int | None, typer.Option(help="With --max-tokens: choose sequences at random.")
     ] = None,
     errors: Annotated[str, typer.Option(help="Invalid UTF-8: strict or replace.")] = "strict",
+    allow_repeats: Annotated[
+        bool, typer.Option("--allow-repeats", help="Count a file twice that is given twice.")
+    ] = False,
     list_limit: Annotated[
         int, typer.Option(help="Covering number up to which all n-grams are listed.")
     ] = 200,
@@ -229,6 +232,7 @@ def scan_command(
         document_separator=document_separator,
         shuffle_seed=shuffle_seed,
         errors=errors,
+        allow_repeats=allow_repeats,
         list_limit=list_limit,
         flip_sample=flip_sample,
         projection=projection,
@@ -236,6 +240,45 @@ def scan_command(
         keep_bits=keep_bits,
     )
     _finish(scanned, figures=False)
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="Directory with pytorch_model.bin, or Hugging Face id.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Directory of safetensors, a new one.")],
+    shard_size: Annotated[str, typer.Option(help="Most bytes of one file of weights.")] = "5GB",
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+) -> None:
+    """Write pickled weights as safetensors, once; they are read as data and nothing in them is run.
+
+    [bold]pyneurons convert facebook/opt-125m models/opt-125m[/bold]
+    [bold]pyneurons convert ./opt-66b models/opt-66b --shard-size 2GB[/bold]
+    """
+    from pyneurons._progress import Progress
+    from pyneurons.engine.quantity import size_of
+    from pyneurons.model import convert as converting
+    from pyneurons.model.checkpoint import resolve
+
+    with Progress(enabled=progress) as shown:
+        begun: list[int] = []
+
+        def told(written: int, total: int) -> None:
+            if not begun:
+                begun.append(total)
+                shown.begin("writing safetensors", total, unit="bytes")
+            shown.reach(written, "writing safetensors")
+
+        done = converting.convert(
+            resolve(source, pickled=True),
+            out,
+            shard_bytes=size_of(shard_size, "--shard-size"),
+            progress=told,
+        )
+    left_out = f", without {', '.join(done.tied)} (tied)" if done.tied else ""
+    print(f"{done.tensors:,} tensors, {done.bytes:,} bytes in {done.files} files{left_out}")
+    print(f"next: pyneurons scan {done.directory} CORPUS --out RUN")
 
 
 @app.command()
@@ -407,11 +450,16 @@ def _print(blocks: list[RenderableType]) -> None:
         console.print(block, highlight=False)
 
 
+def _printable(text: str) -> str:
+    """Escape what a file's names could do to a terminal, and what it could not encode."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def _guarded(run: Callable[[], None]) -> int:
     try:
         run()
     except PyneuronsError as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), _printable(str(error))))
         return error.exit_code
     except SystemExit as stop:
         # typer turns a KeyboardInterrupt into this code, without a word.

@@ -6,6 +6,9 @@ import random
 import shutil
 import stat
 import struct
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import OPTConfig, OPTForCausalLM
@@ -27,7 +32,9 @@ import checkpoints
 from pyneurons.errors import InputError, IntegrityError, NonFiniteError
 from pyneurons.model.checkpoint import Checkpoint, OptConfig, load_tokenizer, read_config, resolve
 from pyneurons.model.config import BOUNDS
-from pyneurons.model.safetensors_file import MOST_NAME_BYTES, read_header
+from pyneurons.model.safetensors_file import MOST_HEADER_BYTES, MOST_NAME_BYTES, read_header
+from pyneurons.model.strict_json import read_object
+from pyneurons.model.tokenizer import identity
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -96,6 +103,10 @@ def test_what_config_leaves_out_is_as_in_transformers(tmp_path: Path) -> None:
         {"activation_function": "gelu"},
         {"auto_map": {"AutoConfig": "evil.Config"}},
         {"quantization_config": {"bits": 4}},
+        {"_attn_implementation_internal": "evil/kernels"},
+        {"attn_implementation": "evil/kernels"},
+        {"custom_pipelines": {"x": {"impl": "evil.py"}}},
+        {"trust_remote_code": True},
     ],
     ids=str,
 )
@@ -104,6 +115,48 @@ def test_config_is_refused(directory: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(fields))) as caught:
         Checkpoint(directory)
     assert str(directory / "config.json") in str(caught.value)
+
+
+def test_keys_that_mean_nothing_here_are_passed_over(directory: Path) -> None:
+    edit_config(
+        directory, _attn_implementation="sdpa", torch_dtype="float16", trust_remote_code=False
+    )
+    assert Checkpoint(directory).config.hidden_size == 32
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+@settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.dictionaries(
+        st.sampled_from([*BOUNDS, "activation_function", "auto_map", "enable_bias", "model_type"]),
+        JSON | st.sampled_from([0, -1, 1 << 31, 1 << 64, 12.0, "12", "relu", "opt"]),
+        max_size=4,
+    )
+)
+def test_any_json_is_a_config_in_bounds_or_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "opt"} | fields))
+    tracemalloc.start()
+    try:
+        made = read_config(path)
+    except InputError as error:
+        assert str(path) in str(error)  # noqa: PT017 - either outcome is right
+    else:
+        for name, (least, most) in BOUNDS.items():
+            assert least <= getattr(made, name) <= most
+        assert len(made.tensor_shapes()) < 20_000
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 50 << 20
 
 
 @pytest.mark.parametrize(
@@ -276,7 +329,9 @@ def test_one_tensor_under_two_names_is_refused(directory: Path) -> None:
 
 def test_only_a_pickle(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"only pytorch_model\.bin, a pickle.*save_pretrained"):
+    with pytest.raises(
+        InputError, match=r"only pytorch_model\.bin, a pickle.*: pyneurons convert .*model NEW_"
+    ):
         Checkpoint(directory)
 
 
@@ -346,6 +401,21 @@ def test_index_and_shards_must_agree(sharded: Path) -> None:
         Checkpoint(sharded)
 
 
+def test_only_what_the_index_names_is_read(sharded: Path) -> None:
+    """Another index, and files that no index names, change nothing: no scan depends on leftovers."""
+    before = Checkpoint(sharded)
+    (sharded / "model.fp32-00001-of-00001.safetensors").write_bytes(b"not read")
+    (sharded / "model.fp32.safetensors.index.json").write_text("not read")
+    (sharded / "pytorch_model.bin.index.json").write_text("not read")
+    (sharded / "pytorch_model.bin").write_bytes(b"not read")
+    after = Checkpoint(sharded)
+    assert after.tensors == before.tensors
+    assert after.fingerprint() == before.fingerprint()
+    (sharded / "model.safetensors.index.json").unlink()
+    with pytest.raises(InputError, match=r"neither model\.safetensors nor .*index\.json"):
+        Checkpoint(sharded)
+
+
 def test_missing_shard_is_named(sharded: Path) -> None:
     (sharded / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(InputError, match=r"not there: model-00002-of-00002\.safetensors"):
@@ -410,6 +480,17 @@ MALFORMED = {
     "same place": safetensors({"a": f32(0, 8), "b": f32(0, 8)}, 8),
     "trailing byte": safetensors({"a": f32(0, 8)}, 9),
     "one byte short": safetensors({"a": f32(0, 8)}, 7),
+    "axis of 2**63": safetensors({"a": f32(0, 8, shape=[2**63])}, 8),
+    "axes of 4,000 digits": safetensors({"a": f32(0, 8, shape=[10**3999] * 8)}, 8),
+    "offset of 2**70": safetensors({"a": f32(2**70, 2**70 + 8, shape=[2])}, 8),
+    "axis of 5,000 digits": safetensors(
+        b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}', 8
+    ),
+    "65 levels": safetensors(b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", 0),
+    "lone surrogate": safetensors(b'{"\\ud800":' + json.dumps(f32(0, 8)).encode() + b"}", 8),
+    "byte order mark": safetensors(b"\xef\xbb\xbf" + json.dumps({"a": f32(0, 8)}).encode(), 8),
+    "two objects": safetensors(b"{} {}", 0),
+    "only spaces": safetensors(b" " * 100, 0),
     "long name": safetensors({"a" * (MOST_NAME_BYTES + 1): f32(0, 8)}, 8),
     "metadata only and data": safetensors({"__metadata__": {"a": "b"}}, 8),
 }
@@ -422,6 +503,77 @@ def test_malformed_file_is_refused(directory: Path, case: str) -> None:
     with pytest.raises(InputError) as caught:
         Checkpoint(directory)
     assert str(file) in str(caught.value)
+
+
+def test_depth_is_counted_outside_strings(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+
+    def nested(levels: int) -> str:
+        return '{"a": "[[[[\\\\\\"[", "b": ' * (levels - 1) + "{}" + "}" * (levels - 1)
+
+    path.write_text(nested(64))
+    read_object(path, most_bytes=1 << 20)
+    path.write_text(nested(65))
+    with pytest.raises(InputError, match="nested deeper than 64 levels"):
+        read_object(path, most_bytes=1 << 20)
+
+
+HEADER_BYTES = 80_000_000
+EXPENSIVE = {
+    "lists": b'{"a":[' + b"[]," * (HEADER_BYTES // 3) + b"0]}",
+    "objects": b'{"a":[' + b"{}," * (HEADER_BYTES // 3) + b"0]}",
+    "numbers": b'{"a":[' + b"0," * (HEADER_BYTES // 2) + b"0]}",
+    "texts": b'{"a":[' + b'"b",' * (HEADER_BYTES // 4) + b"0]}",
+    "quotes": b'{"a":' + b'"' * HEADER_BYTES + b"}",
+    "backslashes": b'{"a":"' + b"\\" * HEADER_BYTES + b'"}',
+    "brackets": b'{"a":' + b"[" * HEADER_BYTES,
+    "tensors": b"{" + b",".join(b'"%d":{}' % n for n in range(150_000)) + b"}",
+    "the same key": b"{" + b'"a":0,' * 900_000 + b'"a":0}',
+    "a key twice at the end": b"{"
+    + b",".join(b'"%d":0' % n for n in range(900_000))
+    + b',"899999":0}',
+}
+
+
+@pytest.mark.parametrize("case", EXPENSIVE)
+def test_a_header_that_would_take_gigabytes_is_refused_in_little_memory(
+    tmp_path: Path, case: str
+) -> None:
+    """In a process whose address space ends 512 MB above what Python and this package take."""
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(safetensors(EXPENSIVE[case], 0))
+    code = """if True:
+        import resource, sys
+        from pathlib import Path
+        from pyneurons import _env
+        from pyneurons.errors import InputError
+        from pyneurons.model.safetensors_file import read_header
+        most = _env.virtual_bytes() + (512 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        try:
+            read_header(Path(sys.argv[1]))
+        except InputError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.startswith(f"{file}: ")
+
+
+def test_a_lying_length_allocates_nothing(tmp_path: Path) -> None:
+    """The bytes are there (a sparse file), the length is within the file and above the cap."""
+    file = tmp_path / "x.safetensors"
+    for length in (MOST_HEADER_BYTES + 1, 1 << 40):
+        file.write_bytes(struct.pack("<Q", length))
+        os.truncate(file, (1 << 40) + 8)
+        tracemalloc.start()
+        with pytest.raises(InputError, match=f"header of {length:,} bytes, at most"):
+            read_header(file)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1 << 20
 
 
 def test_what_the_library_alone_refuses_is_refused(directory: Path) -> None:
@@ -536,6 +688,35 @@ def test_weights_that_are_not_finite_stop_the_run(
         opened.read("decoder.layers.0.fc1.weight", rows)
 
 
+@pytest.mark.parametrize("at", [0, 5_000, -1])
+def test_a_flipped_bit_stops_the_run_that_goes_on(directory: Path, at: int) -> None:
+    first = Checkpoint(directory)
+    first.read_layer(0)
+    first.read_embeddings()
+    assert first.digests.keys() == first.tensors.keys()
+    file = directory / "model.safetensors"
+    same = Checkpoint(directory)
+    same.expect(first.digests)
+    same.read_layer(0)
+    name = "decoder.embed_tokens.weight"
+    entry = first.tensors[name]
+    data = bytearray(file.read_bytes())
+    data[entry.offset + at % entry.bytes] ^= 1
+    file.write_bytes(data)
+    changed = Checkpoint(directory)
+    changed.expect(first.digests)
+    changed.read_layer(0)
+    with pytest.raises(IntegrityError, match=rf"model\.safetensors: {name} has SHA-256") as caught:
+        changed.read_embeddings()
+    assert caught.value.exit_code == 4
+    later = Checkpoint(directory)
+    later.read_embeddings()
+    later.read_layer(0)
+    assert later.weights_sha256() != first.weights_sha256()
+    with pytest.raises(IntegrityError, match="the weights changed"):
+        later.expect(first.digests)
+
+
 def test_fingerprint(tmp_path: Path) -> None:
     checkpoints.make(tmp_path / "a", seed=1)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -562,7 +743,10 @@ def test_resolve_local(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert resolve("model") == Path("model")
 
 
-def test_resolve_asks_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pickled", [False, True])
+def test_resolve_asks_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pickled: bool
+) -> None:
     asked: dict[str, Any] = {}
 
     def download(model: str, *, allow_patterns: list[str]) -> str:
@@ -570,10 +754,11 @@ def test_resolve_asks_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert resolve("facebook/opt-125m") == tmp_path
+    assert resolve("facebook/opt-125m", pickled=pickled) == tmp_path
     assert asked["model"] == "facebook/opt-125m"
-    assert "model.safetensors" in asked["patterns"]
-    assert not any(name.endswith((".bin", ".py", "*")) for name in asked["patterns"])
+    assert ("model.safetensors" in asked["patterns"]) != pickled
+    assert any(name.endswith(".bin") for name in asked["patterns"]) == pickled
+    assert not any(name.endswith((".py", "*")) for name in asked["patterns"])
 
 
 @pytest.mark.parametrize(
@@ -661,6 +846,37 @@ def test_tokenizer_that_is_absent_or_broken(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"tokenizer\.json: not a tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_identity_of_a_tokenizer(tmp_path: Path) -> None:
+    for form in ("json", "bpe"):
+        checkpoints.write_tokenizer(tmp_path / form, form=form)
+    found = [identity(load_tokenizer(tmp_path / form)) for form in ("json", "bpe")]
+    assert all(found)
+    assert found[0]["canary_ids"] == found[1]["canary_ids"]
+    assert identity(load_tokenizer(tmp_path / "json")) == found[0]
+    merges = tmp_path / "bpe" / "merges.txt"
+    merges.write_text(merges.read_text().replace("\u0120t he\n", ""))
+    fewer = identity(load_tokenizer(tmp_path / "bpe"))
+    assert fewer["sha256"] != found[1]["sha256"]
+    assert identity(load_tokenizer(tmp_path)) is None
+
+
+def test_code_that_a_tokenizer_names_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tok", None]}, "tokenizer_class": "Evil"})
+    )
+    (tmp_path / "evil.py").write_text("open('canary', 'w')\nraise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    assert load_tokenizer(tmp_path) is not None
+    new = {name for name in set(sys.modules) - before if not name.startswith("tokenizers")}
+    assert not new
+    assert not (tmp_path / "canary").exists()
 
 
 def test_other_kinds_of_tokenizer_json_are_taken_as_they_are(tmp_path: Path) -> None:

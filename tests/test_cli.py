@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import pytest
 import checkpoints
 from pyneurons import cli
 from pyneurons.errors import InputError
+from pyneurons.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,6 +163,76 @@ def test_bad_input_exits_with_2_and_says_what_and_where(
     assert "Traceback" not in said
     assert printed == ""
     assert not out.exists()
+
+
+@pytest.mark.parametrize("change", ["truncated", "written over", "gone", "replaced"])
+def test_weights_that_change_during_the_scan_exit_with_4(
+    command: Callable[..., tuple[int, str, str]],
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    model = tmp_path / "model"
+    checkpoints.make(model, "pre", seed=3, vocab_size=300)
+    checkpoints.write_tokenizer(model)
+    file = model / "model.safetensors"
+    read_layer = Checkpoint.read_layer
+
+    def changing(self: Checkpoint, layer: int) -> Any:
+        if layer == 1:
+            match change:
+                case "truncated":
+                    os.truncate(file, file.stat().st_size // 2)
+                case "written over":
+                    with file.open("r+b") as opened:
+                        opened.seek(-8, os.SEEK_END)
+                        opened.write(bytes(8))
+                case "gone":
+                    file.unlink()
+                case "replaced":
+                    shutil.copy(file, model / "other")
+                    (model / "other").replace(file)
+        return read_layer(self, layer)
+
+    monkeypatch.setattr(Checkpoint, "read_layer", changing)
+    out = tmp_path / "run"
+    code, _, said = command("scan", model, text, "--out", out, "--context", "32", "--no-progress")
+    assert code == 4, said
+    assert str(file) in said.replace("\n", "")
+    assert "Traceback" not in said
+    assert not out.exists()
+
+
+def test_what_was_requested_and_what_tells_the_inputs_apart(
+    command: Callable[..., tuple[int, str, str]], model: Path, text: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    code, out, said = command(
+        "scan", model, text, text, "--allow-repeats", "--out", run, "--context", "32",
+        "--max-tokens", "1e6", "--no-progress",
+    )  # fmt: skip
+    assert code == 0, said
+    manifest = json.loads((run / "manifest.json").read_text())
+    tokens = manifest["corpus"]["tokens"]
+    assert f"requested: 1,000,000 tokens, {1_000_000 - tokens:,} more than were run" in out
+    assert manifest["settings"]["max_tokens"] == 1_000_000
+    first, second = manifest["corpus"]["sources"]
+    assert first["sha256"] == second["sha256"]
+    assert len(manifest["model"]["weights_sha256"]) == 64
+    assert manifest["model"]["not_read"] == []
+    assert manifest["model"]["tokenizer"]["canary_ids"]
+
+
+def test_a_message_does_nothing_to_the_terminal(
+    command: Callable[..., tuple[int, str, str]], model: Path, tmp_path: Path
+) -> None:
+    code, _, said = command(
+        "scan", model, f"{tmp_path}/\x1b[2J\x07\u009b\ud800.txt", "--out", tmp_path / "run"
+    )
+    assert code == 2
+    assert "\\x1b[2J\\x07\\x9b\\ud800.txt" in said.replace("\n", "")
+    assert "\x1b" not in said
 
 
 def test_too_little_memory_exits_with_5(

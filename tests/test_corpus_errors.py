@@ -6,8 +6,11 @@ import gzip
 import io
 import json
 import os
+import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from pyarrow import parquet
 
 import texts
 from pyneurons import corpus
-from pyneurons.corpus import Corpus, assemble, bytestreams
+from pyneurons.corpus import Corpus, assemble, bytestreams, readers
 from pyneurons.errors import InputError, IntegrityError
 
 V = 600
@@ -146,6 +149,78 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused({"a": [{"text": "x", "d": "y"}]}, "names its domains already", domain_field="d")
 
 
+def test_copies_are_refused_unless_they_are_meant(tmp_path: Path) -> None:
+    one = file(tmp_path, "one.jsonl", lines(50))
+    copy = file(tmp_path, "two.jsonl", lines(50))
+    other = bytearray(lines(50))
+    other[-4:-3] = b"x"
+    file(tmp_path, "three.jsonl", bytes(other))  # of the same size, and begins with the same bytes
+    refused(tmp_path / "*.jsonl", f"{copy}: the same bytes as {one}", "allow_repeats=True")
+    refused({"a": one, "b": copy}, "the same bytes")
+    once, twice = read(one), read({"a": one, "b": copy}, allow_repeats=True)
+    assert twice.tokens == 2 * once.tokens
+    copy.unlink()
+    read(tmp_path / "*.jsonl")
+    copy.hardlink_to(one)
+    refused(tmp_path / "*.jsonl", f"{copy}: the same file as {one}")
+    assert read([one, copy], allow_repeats=True).corpus_tokens == 2 * once.corpus_tokens
+
+
+def test_order_of_a_glob_is_that_of_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["B.txt", "a.txt", "a-1.txt", "\u00e4.txt", "Z10.txt", "Z9.txt", "z/y.txt", "z-.txt"]
+    (tmp_path / "z").mkdir()
+    for at, name in enumerate(names):
+        file(tmp_path, name, f"text number {at}")
+    made = read(tmp_path / "**" / "*.txt")
+    assert [source["path"] for source in made.sources] == sorted(str(tmp_path / n) for n in names)
+    scandir, listdir = os.scandir, os.listdir
+    for seed in range(4):
+        shuffle = Random(seed).sample
+
+        class Shuffled(list[Any]):
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+            def __next__(self) -> Any:
+                raise StopIteration
+
+        def listed(path: Any = ".", shuffle: Any = shuffle) -> Any:
+            entries = list(scandir(path))
+            return Shuffled(shuffle(entries, len(entries)))
+
+        def named(path: Any = ".", shuffle: Any = shuffle) -> list[str]:
+            entries = listdir(path)
+            return list(shuffle(entries, len(entries)))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", listed)
+            patch.setattr(os, "listdir", named)
+            again = read(tmp_path / "**" / "*.txt")
+        assert again.sha256 == made.sha256
+        assert again.sources == made.sources
+
+
+def test_what_tells_one_corpus_from_another(tmp_path: Path) -> None:
+    """A file that was touched is the same, one byte more or another order is not."""
+    one, two = file(tmp_path, "1.txt", "one text"), file(tmp_path, "2.txt", "another one")
+    made = read([one, two])
+    os.utime(one, (0, 0))
+    same = read([one, two])
+    assert (same.sha256, same.sources) == (made.sha256, made.sources)
+    swapped = read([two, one])
+    assert swapped.sha256 != made.sha256
+    file(tmp_path, "1.txt", "one text!")
+    longer = read([one, two])
+    assert longer.sha256 != made.sha256
+    assert longer.sources[0]["sha256"] != made.sources[0]["sha256"]
+    assert longer.sources[1] == made.sources[1]
+
+
 def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "pipe.txt"
     os.mkfifo(path)
@@ -228,10 +303,33 @@ def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     refused(path, f"{path}:2: a line of more than 256 bytes")
 
 
+def test_values_of_a_line_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "LINE_VALUES", 100)
+    path = file(tmp_path, "a.jsonl", '{"tokens": [' + "5," * 80 + "5]}\n")
+    assert read(path).corpus_tokens == 81
+    for value in ("[" + "5," * 100 + "5]", "[" * 200, "{" * 200):
+        path = file(tmp_path, "a.jsonl", '{"text": "fine"}\n{"tokens": ' + value + "}\n")
+        refused(path, f"{path}:2: more than 100 values in one line")
+
+
 def test_positions_that_int32_cannot_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assemble, "MAX_POSITIONS", 4)
     read([[5, 6, 7]])
     refused([[5, 6, 7, 8]], "5 positions, at most 4")
+
+
+def test_reading_stops_soon_after_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assemble, "MAX_POSITIONS", 1000)
+    taken = 0
+
+    def endless() -> Any:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield [5, 6, 7]
+
+    refused(endless(), "at most 1000 in one scan")
+    assert taken < 300
 
 
 # ----- damaged files -----------------------------------------------------------------------------
@@ -275,7 +373,7 @@ def test_a_truncated_file_is_never_a_shorter_corpus(tmp_path: Path, name: str) -
     data = FORMATS[name](lines(300))
     path = file(tmp_path, name, data)
     assert read(path, tokenizer=not name.endswith("npy")).tokens
-    for size in [*range(1, len(data), max(97, len(data) // 40)), len(data) - 1]:
+    for size in [*range(1, len(data), 97), len(data) - 1]:
         path = file(tmp_path, name, data[:size])
         refused(path, str(path))
 
@@ -308,6 +406,84 @@ def test_a_file_that_expands_without_end(
     bomb = FORMATS[name](b"\n" * (4 << 20))
     path = file(tmp_path, name, bomb)
     refused(path, f"{path}: {len(bomb)} compressed bytes expand to more than 100 times")
+    monkeypatch.setattr(bytestreams, "EXPANSION", 10_000)
+    monkeypatch.setattr(bytestreams, "EXPANDED_BYTES", 3 << 20)
+    refused(path, f"{path}: expands to more than {3 << 20} bytes")
+
+
+def test_what_is_handed_on_at_once_is_cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bytestreams, "CHUNK_BYTES", 100)
+    longest = 0
+    split = bytestreams._bounded
+
+    def watched(chunks: Any) -> Any:
+        nonlocal longest
+        for piece in split(chunks):
+            longest = max(longest, len(piece))
+            yield piece
+
+    monkeypatch.setattr(bytestreams, "_bounded", watched)
+    path = file(tmp_path, "a.jsonl.zst", zst(lines(300)))
+    assert read(path).documents == 300
+    assert longest == 100
+
+
+def in_little_memory(code: str, *arguments: object) -> list[str]:
+    """Run code in a process whose address space ends 1 GB above what it takes after imports."""
+    setup = """if True:
+        import resource, sys
+        from pathlib import Path
+        import texts
+        from pyneurons import _env, corpus
+        from pyneurons.errors import InputError
+        texts.tokenizer()
+        import zstandard
+        corpus.read(["warm"], texts.tokenizer(), context=16, vocab_size=600)
+        most = _env.virtual_bytes() + (1 << 30)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        def read(path):
+            try:
+                made = corpus.read(Path(path), texts.tokenizer(), context=16, vocab_size=600)
+            except InputError as error:
+                print(error)
+            else:
+                print(made.tokens)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", setup + "\n        " + code, *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(Path(texts.__file__).parent), "RAYON_NUM_THREADS": "2"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_bombs_and_long_lines_in_little_memory(tmp_path: Path) -> None:
+    import zstandard
+
+    # 10 GB of blank lines, in frames of 128 MB.
+    frame = zstandard.ZstdCompressor(level=1).compress((b" " * ((1 << 20) - 1) + b"\n") * 128)
+    bomb = file(tmp_path, "bomb.jsonl.zst", frame * 80)
+    looking_back = zstandard.ZstdCompressionParameters(window_log=28)
+    wide = zstandard.ZstdCompressor(compression_params=looking_back).compressobj()
+    long_window = file(tmp_path, "window.jsonl.zst", wide.compress(b"\n" * 1000) + wide.flush())
+    line = file(
+        tmp_path, "line.jsonl", b'{"text": "a word", "more": "' + b"word " * (4 << 20) + b'"}'
+    )
+    values = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 3000, pa.int32()), pa.array(["a" * (70 << 20)])
+    )
+    parquet.write_table(
+        pa.table({"text": values}), tmp_path / "a.parquet",
+        compression="zstd", dictionary_pagesize_limit=1 << 30, store_schema=False,
+    )  # fmt: skip
+    said = in_little_memory(
+        "for path in sys.argv[1:]: read(path)", bomb, long_window, line, tmp_path / "a.parquet"
+    )
+    assert "expand to more than 1000 times" in said[0]
+    assert "not a readable zstandard file" in said[1]
+    assert 2 < int(said[2]) < 10
+    assert "expand to more than 1000 times" in said[3]
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -354,6 +530,7 @@ def npy(array: np.ndarray) -> bytes:
         (b"\x93NUMPY\x01\x00", ["not a readable .npy"]),
         (b"\x93NUMPY\x01\x00\x05\x00{'a'}", ["not a readable .npy"]),
         (b"\x93NUMPY\x09\x00\x05\x00{'a'}", ["not a readable .npy"]),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{'descr'", ["not a readable .npy"]),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else value[0],
 )
@@ -370,6 +547,15 @@ def test_a_header_that_lies_about_a_huge_shape_allocates_nothing(tmp_path: Path)
         refused(file(tmp_path, "a.npy", lie), "a.npy", tokenizer=False)
     header = data[:128].replace(b"(10, 3), }          ", b"(99999999999999, 3)}")
     refused(file(tmp_path, "a.npy", header), "truncated", "[99999999999999, 3]", tokenizer=False)
+
+
+def test_a_header_that_lies_about_its_length_allocates_nothing(tmp_path: Path) -> None:
+    path = file(tmp_path, "a.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b" " * 100)
+    tracemalloc.start()
+    refused(path, "not a readable .npy", tokenizer=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_random_damage_to_a_npy_header_is_an_input_error(tmp_path: Path) -> None:

@@ -362,14 +362,14 @@ def test_nasty_text_is_the_same_in_every_form(tmp_path: Path) -> None:
 def test_progress_comes_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bytestreams, "CHUNK_BYTES", 100)
     for name in ("a.txt", "b.txt"):
-        (tmp_path / name).write_text("some words " * 50)
+        (tmp_path / name).write_text(f"{name[0]} words " * 50)
     calls: list[tuple[int, int | None, int]] = []
 
     def progress(done_bytes: int, total_bytes: int | None, tokens: int) -> None:
         calls.append((done_bytes, total_bytes, tokens))
 
     made = read(tmp_path / "*.txt", progress=progress)
-    assert calls[-1] == (1100, 1100, made.tokens)
+    assert calls[-1] == (800, 800, made.tokens)
     assert calls == sorted(calls)
     read(["in memory"], progress=progress)
     assert calls[-1][1] is None

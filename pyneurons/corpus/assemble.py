@@ -90,6 +90,7 @@ def read(
     max_tokens: int | Mapping[str, int] | None = None,
     shuffle_seed: int | None = None,
     errors: str = "strict",
+    allow_repeats: bool = False,
     progress: Progress | None = None,
     scratch: Path | None = None,
 ) -> Corpus:
@@ -125,6 +126,8 @@ def read(
         and the number of its sequences alone.
     errors : {"strict", "replace"}
         Invalid UTF-8 stops the reading, or becomes U+FFFD and is counted.
+    allow_repeats : bool
+        Take a file that the corpus has already, by another name or as a copy.
     progress : callable, optional
         ``progress(done_bytes, total_bytes, tokens)``, see `Progress`.
     scratch : Path, optional
@@ -153,7 +156,7 @@ def read(
         message = f"errors: {errors!r}, expected 'strict' or 'replace'"
         raise InputError(message)
     tally = Tally()
-    sources = resolve(corpus, options.vocab_size)
+    sources = resolve(corpus, options.vocab_size, allow_repeats=allow_repeats)
     tally.sources = [source.record for source in sources]
     _check_sources(sources, options)
     reader = DocumentReader(
@@ -254,6 +257,7 @@ class _Assembly:
                         packer.end_document()
                     if packer.full:
                         break
+                    self._check_positions()
                     self._meter.tick(self._spool.positions)
             for packed, packer in packers.items():
                 packer.finish()
@@ -281,6 +285,7 @@ class _Assembly:
                     packer.add(rows)
                     if packer.full:
                         break
+                    self._check_positions()
                     self._meter.tick(self._spool.positions)
             self._note_limit(name, full=packer.full)
 
@@ -288,12 +293,7 @@ class _Assembly:
         """Return lengths, domains and ids of the sequences that are kept, in their final order."""
         lengths, domain = self._spool.lengths, self._spool.domains
         self._refuse_empty(domain)
-        if self._spool.positions > MAX_POSITIONS:
-            message = (
-                f"corpus: {self._spool.positions} positions, at most {MAX_POSITIONS} in one scan; "
-                "pass max_tokens or scan it in parts and merge the runs"
-            )
-            raise InputError(message)
+        self._check_positions()
         ids = self._spool.ids()
         if not self._options.reads_everything:
             return lengths, domain, ids
@@ -309,6 +309,15 @@ class _Assembly:
                 start, length = int(starts[sequence]), int(lengths[sequence])
                 arranged.write(int(domain[sequence]), ids[start : start + length], [length])
             return lengths[order], domain[order], arranged.ids()
+
+    def _check_positions(self) -> None:
+        """Stop at the bound, not when the disk is full."""
+        if self._spool.positions > MAX_POSITIONS:
+            message = (
+                f"corpus: {self._spool.positions} positions, at most {MAX_POSITIONS} in one scan; "
+                "pass max_tokens or scan it in parts and merge the runs"
+            )
+            raise InputError(message)
 
     def _read(self, source: Source, reader: DocumentReader) -> Iterator[Part]:
         """Yield the parts of one source."""

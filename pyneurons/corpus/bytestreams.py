@@ -41,7 +41,11 @@ Four bytes can stand for a block of 128 KiB, so this also bounds what one call m
 
 EXPANSION_FREE_BYTES: Final = 64 << 20
 EXPANSION: Final = 1000
-"""A compressed file may expand to 64 MiB, and beyond that to 1,000 times its size."""
+EXPANDED_BYTES: Final = 1 << 38
+"""A compressed file may expand to 64 MiB, beyond that to 1,000 times its size, never above 256 GiB."""
+
+ZSTD_WINDOW_BYTES: Final = 128 << 20
+"""Memory that a zstandard frame may ask for to look back: what the format's tools allow by default."""
 
 REPLACEMENT: Final = "\ufffd"
 
@@ -136,14 +140,22 @@ def read_bytes(path: Path, source: SourceRecord, tally: Tally) -> Iterator[bytes
         expanded = 0
         for chunk in chunks:
             expanded += len(chunk)
-            if expanded > EXPANSION_FREE_BYTES and expanded > EXPANSION * file.size:
-                message = (
-                    f"{path}: {file.size} compressed bytes expand to more than {EXPANSION} times "
-                    "as many; decompress the file first if that is meant"
-                )
-                raise InputError(message)
+            check_expansion(path, file.size, expanded)
             yield chunk
         file.finish()
+
+
+def check_expansion(path: Path, size: int, expanded: int) -> None:
+    """Raise InputError if ``expanded`` bytes are more than a file of ``size`` may become."""
+    if expanded > EXPANDED_BYTES:
+        message = f"{path}: expands to more than {EXPANDED_BYTES} bytes; cut it into several files"
+        raise InputError(message)
+    if expanded > EXPANSION_FREE_BYTES and expanded > EXPANSION * size:
+        message = (
+            f"{path}: {size} compressed bytes expand to more than {EXPANSION} times "
+            "as many; decompress the file first if that is meant"
+        )
+        raise InputError(message)
 
 
 def _gzip_chunks(file: MeteredFile) -> Iterator[bytes]:
@@ -166,13 +178,14 @@ def _zstd_chunks(file: MeteredFile) -> Iterator[bytes]:
         message = f"{file.path}: .zst needs the package zstandard: pip install zstandard"
         raise InputError(message) from error
     # A decompressobj per frame, not a stream_reader: that one takes a truncated frame for the end.
+    new_frame = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES).decompressobj
     frame = None
     try:
         while raw := file.read(CHUNK_BYTES):
             for start in range(0, len(raw), ZSTD_INPUT_BYTES):
                 rest = raw[start : start + ZSTD_INPUT_BYTES]
                 while rest:
-                    frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                    frame = frame or new_frame()
                     if chunk := frame.decompress(rest):
                         yield chunk
                     rest = frame.unused_data if frame.eof else b""
@@ -247,7 +260,7 @@ def _raw_lines(path: Path, source: SourceRecord, tally: Tally) -> Iterator[bytes
     held: list[bytes] = []
     held_bytes = 0
     number = 1
-    for chunk in read_bytes(path, source, tally):
+    for chunk in _bounded(read_bytes(path, source, tally)):
         first, *others = chunk.split(b"\n")
         held.append(first)
         held_bytes += len(first)
@@ -264,6 +277,13 @@ def _raw_lines(path: Path, source: SourceRecord, tally: Tally) -> Iterator[bytes
             raise InputError(message)
     if held_bytes:
         yield b"".join(held)
+
+
+def _bounded(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Cut what zstandard may hand on at once: 64 MiB of line feeds are a list of 500 MB."""
+    for chunk in chunks:
+        for start in range(0, len(chunk), CHUNK_BYTES):
+            yield chunk[start : start + CHUNK_BYTES]
 
 
 def decode(data: bytes, errors: Errors, tally: Tally) -> str:

@@ -7,6 +7,7 @@ compared with the file's size, and the ids are read forward in blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from math import prod
 from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyneurons.corpus.tally import SourceRecord, Tally
+
+HEADER_BYTES: Final = 1 << 16
+"""More than NumPy's own bound of a header, 10,000 characters."""
 
 BLOCK_IDS: Final = CHUNK_BYTES
 """Ids of an array in memory looked at together."""
@@ -63,13 +67,14 @@ def npy_layout(path: Path) -> Layout:
         If it is not a 1-d or 2-d C-ordered array of integers, or has another size than it says.
     """
     try:
+        # Its head alone: NumPy makes room for as many bytes as a header says it has, up to 4 GB.
         with path.open("rb") as file:
-            version = npy_format.read_magic(file)
-            if version == (1, 0):
-                shape, fortran, dtype = npy_format.read_array_header_1_0(file)
-            else:
-                shape, fortran, dtype = npy_format.read_array_header_2_0(file)
-            offset = file.tell()
+            head = BytesIO(file.read(HEADER_BYTES))
+        if npy_format.read_magic(head) == (1, 0):
+            shape, fortran, dtype = npy_format.read_array_header_1_0(head)
+        else:
+            shape, fortran, dtype = npy_format.read_array_header_2_0(head)
+        offset = head.tell()
     # What NumPy raises when its header is no dict of literals depends on where that goes wrong.
     except (ValueError, TypeError, SyntaxError, RecursionError, TokenError, OSError) as error:
         message = f"{path}: not a readable .npy file: {error}"

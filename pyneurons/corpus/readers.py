@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 from pyarrow import parquet
 
-from pyneurons.corpus.bytestreams import read_lines, read_text
+from pyneurons.corpus.bytestreams import check_expansion, read_lines, read_text
 from pyneurons.corpus.documents import Part
 from pyneurons.errors import InputError
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 PARQUET_ROWS: Final = 256
 """Rows of a parquet file decoded together."""
+
+LINE_VALUES: Final = 1 << 23
+"""Most values of one line of JSON: token ids take 8 bytes each in Python's list, others up to 100."""
 
 
 def read_txt(
@@ -75,6 +78,10 @@ def read_jsonl(
         if not line or line.isspace():
             continue
         where = f"{path}:{number}"
+        # Marks inside strings count as well; only a line of more characters can have so many.
+        if len(line) > LINE_VALUES and sum(map(line.count, ",[{")) > LINE_VALUES:
+            message = f"{where}: more than {LINE_VALUES} values in one line; cut the document"
+            raise InputError(message)
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -104,26 +111,40 @@ def read_parquet(
 
 
 def _parquet_rows(path: Path, reader: DocumentReader, domain: str) -> Iterator[Part]:
+    # One long value may stand in a file once and count for every row: as a dictionary it is in
+    # memory once as well (a file of 900 bytes took 6 GB).
     with parquet.ParquetFile(path, pre_buffer=False) as file:
+        metadata, schema = file.metadata, file.schema
+    paths = {schema.column(at).path for at in range(len(schema))} & {reader.text_field}
+    with parquet.ParquetFile(
+        path, metadata=metadata, pre_buffer=False, read_dictionary=[*paths]
+    ) as file:
         names = file.schema_arrow.names
-        row = 0
+        size = path.stat().st_size
+        row = expanded = 0
         for batch in file.iter_batches(PARQUET_ROWS, columns=reader.columns(names)):
-            # Arrow does not check the UTF-8 of a string column; as bytes it is decoded like a file.
             columns = {
-                name: column.cast(pa.large_binary())
-                if name == reader.text_field and _is_text(column.type)
-                else column
+                name: _as_bytes(column) if name == reader.text_field else column
                 for name, column in zip(batch.schema.names, batch.columns, strict=True)
             }
             for at in range(batch.num_rows):
                 where = f"{path}: row {row}"
                 record = {name: _value(column[at], where) for name, column in columns.items()}
+                text = record.get(reader.text_field)
+                if isinstance(text, bytes):
+                    expanded += len(text)
+                    check_expansion(path, size, expanded)
                 yield from reader.record(record, domain=domain, where=where, names=names)
                 row += 1
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _as_bytes(column: pa.Array) -> pa.Array:
+    """Return strings as bytes, to be decoded like a file: Arrow does not check their UTF-8."""
+    if isinstance(column, pa.DictionaryArray):
+        values = _as_bytes(column.dictionary)
+        return pa.DictionaryArray.from_arrays(column.indices, values)
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return column.cast(pa.large_binary()) if is_text else column
 
 
 def _value(scalar: pa.Scalar, where: str) -> object:

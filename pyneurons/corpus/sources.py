@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -35,6 +36,7 @@ SUFFIXES: Final[dict[str, Kind]] = {
 
 
 _END: Final = object()
+_HEAD_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Source:
         return self.record["path"]
 
 
-def resolve(corpus: object, vocab_size: int) -> list[Source]:
+def resolve(corpus: object, vocab_size: int, *, allow_repeats: bool = False) -> list[Source]:
     """List the inputs of a corpus, domain by domain.
 
     Parameters
@@ -63,6 +65,8 @@ def resolve(corpus: object, vocab_size: int) -> list[Source]:
         As `pyneurons.corpus.read` takes it.
     vocab_size : int
         Tells the width of the ids of a .bin file.
+    allow_repeats : bool
+        Take a file that the corpus has already, by the same inode or the same bytes.
 
     Raises
     ------
@@ -85,7 +89,8 @@ def resolve(corpus: object, vocab_size: int) -> list[Source]:
             raise InputError(message)
     else:
         sources = _one_domain(corpus, DEFAULT_DOMAIN, "corpus", vocab_size)
-    _refuse_repeats(sources)
+    if not allow_repeats:
+        _refuse_repeats(sources)
     return sources
 
 
@@ -181,13 +186,45 @@ def _file(path: Path, domain: str, vocab_size: int) -> Source:
 
 
 def _refuse_repeats(sources: list[Source]) -> None:
-    """Stop where one file is read twice: its tokens would be counted twice."""
+    """Stop where one file, or a copy of it, is read twice: its tokens would be counted twice."""
     seen: dict[tuple[int, int], Path] = {}
+    by_size: dict[int, list[Path]] = {}
     for source in sources:
         if source.path is None:
             continue
         status = source.path.stat()
         other = seen.setdefault((status.st_dev, status.st_ino), source.path)
         if other is not source.path:
-            message = f"{source.path}: the same file as {other}, which the corpus already has"
+            message = (
+                f"{source.path}: the same file as {other}, which the corpus already has; "
+                "leave it out, or pass allow_repeats=True to count it twice"
+            )
             raise InputError(message)
+        by_size.setdefault(status.st_size, []).append(source.path)
+    # Shards of ids are often of one size: their first bytes tell them apart.
+    for digest in (_head, _content):
+        groups: dict[tuple[int, bytes], list[Path]] = {}
+        for size, paths in by_size.items():
+            for path in paths if len(paths) > 1 else ():
+                groups.setdefault((size, digest(path)), []).append(path)
+        by_size = dict(enumerate(paths for paths in groups.values() if len(paths) > 1))
+    for first, second, *_ in by_size.values():
+        message = (
+            f"{second}: the same bytes as {first}, which the corpus already has; "
+            "leave it out, or pass allow_repeats=True to count them twice"
+        )
+        raise InputError(message)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError as error:
+        message = f"{path}: cannot be opened: {error.strerror}"
+        raise InputError(message) from error
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

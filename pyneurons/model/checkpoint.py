@@ -18,7 +18,8 @@ import torch
 
 from pyneurons.errors import InputError, IntegrityError
 from pyneurons.model.config import BOUNDS, DEFAULTS, PUBLISHED, OptConfig, check_field
-from pyneurons.model.safetensors_file import Entry, Header, Version, read_header
+from pyneurons.model.regular_file import Version, check_version, pread_into
+from pyneurons.model.safetensors_file import Entry, Header, read_header
 from pyneurons.model.source import (
     DTYPES,
     FINGERPRINT_BYTES,
@@ -46,21 +47,22 @@ __all__ = [
 
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
+BIN_FILE: Final = "pytorch_model.bin"
+BIN_INDEX_FILE: Final = "pytorch_model.bin.index.json"
 
 _MOST_CONFIG_BYTES: Final = 1 << 20
 _MOST_INDEX_BYTES: Final = 100_000_000
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_FILES: Final = (
+_SIDE_FILES: Final = (
     "config.json",
-    SINGLE_FILE,
-    INDEX_FILE,
-    "model-*.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.json",
     "merges.txt",
 )
+_HUB_WEIGHTS: Final = (SINGLE_FILE, INDEX_FILE, "model-*.safetensors")
+_HUB_PICKLES: Final = (BIN_FILE, BIN_INDEX_FILE, "pytorch_model-*.bin")
 _BOOLEANS: Final = (
     "do_layer_norm_before",
     "_remove_final_layer_norm",
@@ -70,7 +72,7 @@ _BOOLEANS: Final = (
 )
 
 
-def resolve(model: str | Path) -> Path:
+def resolve(model: str | Path, *, pickled: bool = False) -> Path:
     """Return the directory of a model.
 
     Parameters
@@ -78,6 +80,8 @@ def resolve(model: str | Path) -> Path:
     model : str or Path
         A local directory, or a Hugging Face id (``facebook/opt-125m``): its files come from the
         local cache, and are downloaded into it where the hub can be reached.
+    pickled : bool
+        Ask the hub for pickled weights in place of safetensors, for `convert`.
 
     Raises
     ------
@@ -98,7 +102,8 @@ def resolve(model: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(_HUB_FILES)))
+        wanted = (*_SIDE_FILES, *(_HUB_PICKLES if pickled else _HUB_WEIGHTS))
+        return Path(snapshot_download(model, allow_patterns=list(wanted)))
     # LocalEntryNotFoundError, what an unreachable hub gives, is a FileNotFoundError.
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -166,10 +171,17 @@ def config_of(raw: Mapping[str, Any], path: Path | str) -> OptConfig:
         raise InputError(message)
     for name, why in (
         ("auto_map", "code of its own, which is never run"),
+        ("custom_pipelines", "code of its own, which is never run"),
+        ("trust_remote_code", "code of its own, which is never run"),
         ("quantization_config", "quantized weights, which are not read"),
     ):
-        if raw.get(name) is not None:
+        if raw.get(name) not in (None, False):
             message = f"{path}: {name} asks for {why}"
+            raise InputError(message)
+    for name in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
+        # A name with a slash is one of a repository on the hub, whose kernels others would load.
+        if "/" in str(raw.get(name)):
+            message = f"{path}: {name} asks for code from {raw[name]!r:.80}, which is never run"
             raise InputError(message)
     given = {name: raw[name] for name in (*BOUNDS, *_BOOLEANS) if name in raw}
     if given.get("word_embed_proj_dim", 0) is None:
@@ -208,6 +220,7 @@ class Checkpoint(WeightSource):
     """
 
     def __init__(self, directory: Path | str) -> None:
+        super().__init__()
         self.directory: Path = Path(directory)
         self.name = self.directory.name
         self.config = read_config(self.directory / "config.json")
@@ -254,22 +267,11 @@ class Checkpoint(WeightSource):
             message = f"{file}: cannot be read any more ({error.strerror})"
             raise IntegrityError(message) from error
         try:
-            self._check_version(file, descriptor)
-            done = 0
-            while done < len(into):
-                got = os.preadv(descriptor, [into[done:]], offset + done)
-                if got == 0:
-                    message = f"{file}: ended at byte {offset + done:,} while it was read"
-                    raise IntegrityError(message)
-                done += got
-            self._check_version(file, descriptor)
+            check_version(file, descriptor, self._versions[file])
+            pread_into(descriptor, offset, into, file)
+            check_version(file, descriptor, self._versions[file])
         finally:
             os.close(descriptor)
-
-    def _check_version(self, file: Path, descriptor: int) -> None:
-        if Version.of(os.fstat(descriptor)) != self._versions[file]:
-            message = f"{file}: changed since it was opened; run again on a file that stays"
-            raise IntegrityError(message)
 
 
 def _read_headers(directory: Path) -> tuple[Header, ...]:
@@ -279,19 +281,8 @@ def _read_headers(directory: Path) -> tuple[Header, ...]:
         return (_checked_header(single),)
     if not index.is_file():
         raise InputError(_no_safetensors(directory))
-    weight_map = read_object(index, most_bytes=_MOST_INDEX_BYTES).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        message = f"{index}: no weight_map"
-        raise InputError(message)
-    for name, file in weight_map.items():
-        if not isinstance(file, str) or not _plain_name(file):
-            message = f"{index}: {name[:200]!r} is in {file!r:.200}, expected a file name"
-            raise InputError(message)
+    weight_map = read_weight_map(index, ".safetensors")
     files = sorted(set(weight_map.values()))
-    missing = [file for file in files if not (directory / file).is_file()]
-    if missing:
-        message = f"{index}: files that are not there: {named(missing)}"
-        raise InputError(message)
     headers = tuple(_checked_header(directory / file) for file in files)
     held = {(entry.name, header.file.name) for header in headers for entry in header.entries}
     wrong = sorted(held ^ set(weight_map.items()))
@@ -303,9 +294,54 @@ def _read_headers(directory: Path) -> tuple[Header, ...]:
     return headers
 
 
-def _plain_name(file: str) -> bool:
-    """Whether a name can only mean a safetensors file of the directory itself."""
-    return re.fullmatch(r"[\w-][\w.-]*\.safetensors", file, flags=re.ASCII) is not None
+def read_weight_map(index: Path, suffix: str) -> dict[str, str]:
+    """Return the file of each tensor that an index names, all in the directory of the index.
+
+    Raises
+    ------
+    InputError
+        If there is no map, a name is no plain file name that ends in ``suffix``, or a file is not
+        there.
+    """
+    weight_map = read_object(index, most_bytes=_MOST_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        message = f"{index}: no weight_map"
+        raise InputError(message)
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not _plain_name(file, suffix):
+            message = f"{index}: {name[:200]!r} is in {file!r:.200}, expected a file name"
+            raise InputError(message)
+    files = sorted(set(weight_map.values()))
+    missing = [file for file in files if not (index.parent / file).is_file()]
+    if missing:
+        message = f"{index}: files that are not there: {named(missing)}"
+        raise InputError(message)
+    return weight_map
+
+
+def bin_files(directory: Path) -> tuple[list[Path], Path | None]:
+    """Return the files of pickled weights, and their index where there is one; nothing is opened.
+
+    Raises
+    ------
+    InputError
+        If there are none, or the index is malformed or names a file that is not there.
+    """
+    single, index = directory / BIN_FILE, directory / BIN_INDEX_FILE
+    if single.is_file():
+        return [single], None
+    if not index.is_file():
+        message = f"{directory}: neither {BIN_FILE} nor {BIN_INDEX_FILE}"
+        raise InputError(message)
+    return [
+        directory / file for file in sorted(set(read_weight_map(index, ".bin").values()))
+    ], index
+
+
+def _plain_name(file: str, suffix: str) -> bool:
+    """Whether a name can only mean a file of the directory itself with this suffix."""
+    plain = re.fullmatch(r"[\w-][\w.-]*", file, flags=re.ASCII) is not None
+    return plain and file.endswith(suffix) and file != suffix
 
 
 def _checked_header(path: Path) -> Header:
@@ -327,13 +363,11 @@ def _checked_header(path: Path) -> Header:
 
 def _no_safetensors(directory: Path) -> str:
     pickled = sorted(path.name for path in directory.glob("pytorch_model*.bin"))
-    found = f", only {pickled[0]}, a pickle, which is never opened" if pickled else ""
+    found = f", only {pickled[0]}, a pickle, which a scan never opens" if pickled else ""
     return (
         f"{directory}: neither {SINGLE_FILE} nor {INDEX_FILE}{found}. Where a model has pickled "
-        "weights alone (the facebook/opt-* repositories), write safetensors with transformers, "
-        'which opens the pickle: python -c "from transformers import AutoTokenizer as T, '
-        "OPTForCausalLM as M; s, d = 'SOURCE', 'NEW_DIRECTORY'; M.from_pretrained(s, "
-        "dtype='auto').save_pretrained(d); T.from_pretrained(s).save_pretrained(d)\""
+        "weights alone (the facebook/opt-* repositories), write safetensors once: "
+        f"pyneurons convert {directory if pickled else 'MODEL'} NEW_DIRECTORY"
     )
 
 

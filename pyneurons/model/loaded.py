@@ -69,6 +69,7 @@ class LoadedModel(WeightSource):
             message = f"model: a {kind} is neither a path, nor the name of a model, nor a model of "
             message += "transformers"
             raise InputError(message)
+        super().__init__()
         self.directory = None
         path = str(getattr(config, "name_or_path", "")).rstrip("/")
         self.name = path.rpartition("/")[2] or kind

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pyneurons.errors import InputError
+from pyneurons.model.regular_file import Version, open_regular
 from pyneurons.model.strict_json import parse_object
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_HEADER_BYTES: Final = 100_000_000
-MOST_TENSORS: Final = 1_000_000
+MOST_TENSORS: Final = 100_000
 MOST_NAME_BYTES: Final = 1024
 MOST_AXES: Final = 8
 
@@ -50,21 +51,6 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Version:
-    """What tells one state of a file from another without reading it."""
-
-    size: int
-    modified_ns: int
-    device: int
-    inode: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Version:
-        """Return the version that a stat call saw."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino)
-
-
-@dataclass(frozen=True)
 class Header:
     """All that a safetensors file says before its data."""
 
@@ -85,12 +71,8 @@ def read_header(path: Path) -> Header:
     InputError
         Naming the file and what is wrong, before more than the header is read.
     """
-    # Asked first: opening a FIFO would wait for a writer, and a device has no end.
-    if not path.is_file():
-        message = f"{path}: no such file"
-        raise InputError(message)
-    with path.open("rb", buffering=0) as file:
-        version = Version.of(os.fstat(file.fileno()))
+    with open_regular(path) as descriptor, os.fdopen(descriptor, "rb", 0, closefd=False) as file:
+        version = Version.of(os.fstat(descriptor))
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length < 2 or length > version.size - 8:
@@ -131,7 +113,10 @@ def _entry(path: Path, start: int, name: str, value: Any) -> Entry:
         message = f"{where}: unknown dtype {dtype!r:.80}"
         raise InputError(message)
     if not _naturals(shape) or len(shape) > MOST_AXES or not _naturals(offsets):
-        message = f"{where}: shape and data_offsets must be lists of integers from 0 on"
+        message = (
+            f"{where}: shape (at most {MOST_AXES} axes) and data_offsets must be lists of integers "
+            "from 0 to 2**63 - 1"
+        )
         raise InputError(message)
     expected = math.prod(shape) * DTYPE_BYTES[dtype]
     if len(offsets) != 2 or offsets[1] - offsets[0] != expected or expected == 0:
@@ -144,7 +129,10 @@ def _entry(path: Path, start: int, name: str, value: Any) -> Entry:
 
 
 def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    # Beyond 2**63 no file reaches, and Python would not print the product of such numbers.
+    return isinstance(value, list) and all(
+        type(item) is int and 0 <= item < 1 << 63 for item in value
+    )
 
 
 def _check_layout(path: Path, start: int, size: int, entries: list[Entry]) -> None:

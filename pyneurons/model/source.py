@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 
-from pyneurons.errors import DTypeError, InputError, NonFiniteError, ShapeError
+from pyneurons.errors import DTypeError, InputError, IntegrityError, NonFiniteError, ShapeError
 from pyneurons.model.config import layer_name
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ class WeightSource(ABC):
     Names are those of transformers without a leading ``model.``: ``decoder.layers.0.fc1.weight``.
     Safe for several threads.
 
+    The first time that a tensor is read whole, its SHA-256 is taken (0.4 s for 125m) and compared with
+    the one that `expect` was given: a bit that changed since then stops the run.
+
     Attributes
     ----------
     config : OptConfig
@@ -110,6 +114,10 @@ class WeightSource(ABC):
     dtype: torch.dtype
     name: str
     directory: Path | None
+
+    def __init__(self) -> None:
+        self._digests: dict[str, str] = {}
+        self._expected_digests: dict[str, str] = {}
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -191,7 +199,52 @@ class WeightSource(ABC):
     def _read(self, name: str, start: int, values: torch.Tensor) -> None:
         if len(values):
             self._fill(name, start, values)
+            if values.nbytes == self.tensors[name].bytes:
+                self._check_digest(name, values)
             _check_finite(self.tensors[name], values, start)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every tensor that was read whole so far, by name."""
+        return dict(sorted(self._digests.items()))
+
+    def expect(self, digests: Mapping[str, str]) -> None:
+        """Let reading stop where a tensor is not the one that another run read.
+
+        Parameters
+        ----------
+        digests : mapping of str to str
+            `digests` of that run. Tensors that are not named are not compared.
+
+        Raises
+        ------
+        IntegrityError
+            If one that was read already is another.
+        """
+        self._expected_digests = dict(digests)
+        for name, digest in self._digests.items():
+            self._compare(name, digest)
+
+    def weights_sha256(self) -> str:
+        """Return one SHA-256 over the digests of all tensors that were read."""
+        lines = "".join(f"{name} {digest}\n" for name, digest in self.digests.items())
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def _check_digest(self, name: str, values: torch.Tensor) -> None:
+        if name not in self._digests:
+            data = values.view(torch.uint8).flatten().numpy().data
+            digest = hashlib.sha256(data).hexdigest()
+            self._compare(name, digest)
+            self._digests[name] = digest
+
+    def _compare(self, name: str, digest: str) -> None:
+        expected = self._expected_digests.get(name, digest)
+        if digest != expected:
+            message = (
+                f"{self.tensors[name].file}: {name} has SHA-256 {digest[:16]}..., the run that goes "
+                f"on read {expected[:16]}...; the weights changed"
+            )
+            raise IntegrityError(message)
 
     def read_layer(self, layer: int) -> dict[str, torch.Tensor]:
         """Read the tensors of one layer, by name inside the layer (``fc1.weight``)."""

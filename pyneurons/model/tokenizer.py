@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from pyneurons.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+CANARY: Final = "The 3 caf\u00e9s' prices, isn't it?\n  \u65e5\u672c\u8a9e </s>"
+"""Text whose ids tell tokenizers apart: a capital, digits, accents, marks, spaces, a special token."""
 
 
 def load_tokenizer(directory: Path) -> Tokenizer | None:
@@ -90,3 +95,14 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def identity(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
+    """Return what tells this tokenizer from others: a SHA-256 of all it does, and the canary's ids."""
+    if tokenizer is None:
+        return None
+    return {
+        "sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+        "canary": CANARY,
+        "canary_ids": tokenizer.encode(CANARY, add_special_tokens=False).ids,
+    }

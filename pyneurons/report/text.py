@@ -62,6 +62,11 @@ def _what_was_run(scan: Any) -> Text:
         f"({manifest['settings']['context']} positions)",
         style="not bold",
     )
+    asked = manifest["settings"].get("max_tokens")
+    if asked is not None:
+        text.append(f"\nrequested: {_plain(asked)} tokens", style="not bold")
+        if not isinstance(asked, dict) and asked > scan.tokens:
+            text.append(f", {asked - scan.tokens:,} more than were run", style="not bold")
     domains = ", ".join(f"{name} {tokens:,}" for name, tokens in scan.domain_tokens.items())
     text.append(f"\ndomains: {domains}", style="not bold")
     left_out = {
