@@ -85,6 +85,10 @@ class Progress:
                 self._bar.update(task.id, total=task.completed or 1, completed=task.completed or 1)
             self._task = self._bar.add_task(what, total=total, unit=unit, scale=scale)
 
+    def warn(self, what: str) -> None:
+        """Print a line, also where progress is not shown."""
+        self._console.print(f"warning: {what}", highlight=False, markup=False)
+
     def say(self, what: str) -> None:
         """Name what is being done."""
         self._what = what

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 import weakref
+from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +19,12 @@ from pyneurons import _env
 from pyneurons._progress import Progress
 from pyneurons._scanned import Scan
 from pyneurons.errors import InputError
-from pyneurons.result import FORMAT, Run, RunWriter, columns_of
+from pyneurons.ledger import Plan
+from pyneurons.result import FORMAT, Run, columns_of
+from pyneurons.run_writer import RunWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from pyneurons.engine.device import Device
     from pyneurons.model.checkpoint import Checkpoint
@@ -32,6 +35,7 @@ DEMO = "demo"
 UNTRAINED = "demo-untrained"
 FLOAT32_ONLY = "torch"  # the backend
 FLIP_SAMPLE = 16_384
+CHECKPOINT_MINUTES = 10.0
 LEAST_LIST_LIMIT = 50  # K of bigrams and trigrams: the default detectors need whole lists
 
 
@@ -51,7 +55,9 @@ def scan(
     backend: str = "auto",
     threads: int | None = None,
     out: str | Path | None = None,
+    resume: bool = True,
     overwrite: bool = False,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
     progress: bool = True,
     text_field: str = "text",
     domain_field: str | None = None,
@@ -109,9 +115,17 @@ def scan(
     threads : int, optional
         Default: the processors this process may use. Results do not depend on it.
     out : path, optional
-        Run directory. Default: a temporary one that lives as long as the result.
+        Run directory. Default: a temporary one that lives as long as the result. With ``out`` a run
+        that was stopped, by whatever, goes on when it is asked for again, layer by layer, to the
+        same bits; one that is finished is returned.
+    resume : bool
+        False: refuse to go on with a run that was begun at ``out``.
     overwrite : bool
-        Replace a run at ``out``; only when the new one is complete.
+        Begin anew. A finished run at ``out`` is replaced only when the new one is complete.
+    checkpoint_minutes : float
+        Between two copies of the residual stream on disk, beside the counters of each finished layer:
+        what a run that is stopped may have to repeat of the forward pass. 0: after each layer; inf: no
+        copy.
     progress : bool
         Show progress on standard error.
     text_field, domain_field : str
@@ -141,15 +155,19 @@ def scan(
     Raises
     ------
     InputError
-        Bad arguments or files, before any compute.
+        Bad arguments or files, before any compute; or a run of something else at ``out``, with each
+        field that differs; or another process that writes there.
     ResourceError
-        The memory given is predicted not to suffice.
+        The memory given is predicted not to suffice, or the disk is full or fails. What is finished
+        of a run with ``out`` is kept.
     IntegrityError
-        Non-finite values, or counters that contradict each other.
+        Non-finite values, counters that contradict each other, or files that changed since the run
+        at ``out`` was begun.
     """
     from pyneurons import backends, demo
     from pyneurons import corpus as corpora
     from pyneurons.engine.device_run import DeviceEngine
+    from pyneurons.engine.identity import identity
     from pyneurons.engine.plan import parse_memory
     from pyneurons.engine.quantity import size_of
     from pyneurons.engine.run import Engine, Settings
@@ -165,6 +183,9 @@ def scan(
     if list_limit < LEAST_LIST_LIMIT or flip_sample < 0 or (threads is not None and threads < 1):
         message = f"list_limit={list_limit}, flip_sample={flip_sample}, threads={threads}: "
         message += f"expected list_limit >= {LEAST_LIST_LIMIT}, flip_sample >= 0, threads >= 1"
+        raise InputError(message)
+    if not checkpoint_minutes >= 0:
+        message = f"checkpoint_minutes: {checkpoint_minutes} is not 0 or more"
         raise InputError(message)
     memory_bytes = parse_memory(memory)
     gpu_bytes = None if gpu_memory is None else size_of(gpu_memory, "gpu_memory")
@@ -192,7 +213,7 @@ def scan(
         with (
             kept,
             Progress(enabled=progress) as shown,
-            RunWriter(place, overwrite=overwrite) as writer,
+            RunWriter(place, overwrite=overwrite, resume=resume, lasting=out is not None) as writer,
         ):
             tokens = corpora.read(
                 demo.demo_corpus() if isinstance(corpus, str) and corpus == DEMO else corpus,
@@ -223,7 +244,27 @@ def scan(
                 projection=projection,
                 residual=residual,
                 gpu_memory=gpu_bytes,
+                checkpoint_minutes=checkpoint_minutes,
             )
+            if out is not None:
+                made = identity(checkpoint, tokens, settings, hardware)
+                asked = {
+                    "model": str(model),
+                    "corpus": [source["path"] for source in tokens.sources],
+                    "max_tokens": dict(max_tokens)
+                    if isinstance(max_tokens, Mapping)
+                    else max_tokens,
+                    "shuffle_seed": shuffle_seed,
+                    "text_field": text_field,
+                    "domain_field": domain_field,
+                    "document_separator": document_separator,
+                    "errors": errors,
+                }
+                if writer.begin(Plan(made, asked)):
+                    tokens.close()
+                    return Scan(Run.open(place))
+                for name, how in writer.set_aside.items():
+                    shown.warn(f"{name}: {how}; it is computed again")
             given = (checkpoint, tokens, settings, writer, shown)
             engine = Engine(*given) if hardware is None else DeviceEngine(hardware, *given)
             outcome = engine.run()
@@ -250,7 +291,8 @@ def scan(
                     "flips": outcome["flips"],
                 },
                 "plan": outcome["plan"],
-                "timing": outcome["timing"] | {"began_unix_s": began},
+                "timing": outcome["timing"]
+                | {"began_unix_s": began, "computed_again": sorted(writer.set_aside)},
                 "environment": _environment(chosen.name, chosen.isa),
             }
             _write_tokens(writer, tokens.strings, engine.token_counts)

@@ -166,12 +166,36 @@ class DeviceEngine(Engine):
             self.checkpoint,
             device,
             self.compute,
+            first=self.checkpoints.first,
             layers=depth,
             slots=plan.ring_slots,
             poison=_env.poison(),
         )
         # Entered last, so left first: nothing is given to streams any more when stores go.
         self.ring = stack.enter_context(ring)
+        if self.checkpoints.first:
+            self._load_residual()
+
+    def _load_residual(self) -> None:
+        """Bring the boundary that the run starts with to where the residual stream is kept."""
+        self.residual.begin(reading=False)
+        for i, (first, stop) in enumerate(self.batches):
+            begin, end = int(self.corpus.starts[first]), int(self.corpus.starts[stop])
+            self._load_rows(begin, self.residual.take(i)[: end - begin])
+            self.residual.give_back(i, keep=True)
+        self.residual.finish()
+        if self.sample is not None:
+            self._load_rows(self.corpus.tokens, self.sample_hidden)
+
+    def _load_rows(self, row: int, into: Tensor) -> None:
+        values = torch.empty(into.shape)
+        self.checkpoints.read(row, values.numpy())
+
+        def copy() -> None:
+            into.copy_(values)
+
+        self.compute.run(copy)
+        self.compute.record().wait_on_host()
 
     def _tables_on_device(self) -> Embeddings:
         def there(values: Tensor) -> Tensor:
@@ -194,10 +218,37 @@ class DeviceEngine(Engine):
 
     # -- one layer -----------------------------------------------------------------------------
 
+    def _boundary(self, layer: int, depth: int) -> None:
+        if layer < depth and self.checkpoints.due():
+            with self.clock.time("keeping the residual"):
+                self.checkpoints.keep(layer, self._residual_parts())
+
+    def _residual_parts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield all rows, copied through the host: on the device they lie in three places."""
+        self.residual.begin(reading=True)
+        for i, (first, stop) in enumerate(self.batches):
+            begin, end = int(self.corpus.starts[first]), int(self.corpus.starts[stop])
+            yield begin, self._rows_on_host(self.residual.take(i)[: end - begin])
+            self.residual.give_back(i, keep=False)
+        if self.sample is not None:
+            yield self.corpus.tokens, self._rows_on_host(self.sample_hidden)
+
+    def _rows_on_host(self, rows: Tensor) -> np.ndarray:
+        values = torch.empty(rows.shape)
+
+        def copy() -> None:
+            values.copy_(rows)
+
+        self.compute.run(copy)
+        self.compute.record().wait_on_host()
+        found: np.ndarray = values.numpy()
+        return found
+
     @contextmanager
     def _passed(self, layer: int, *, wanted: bool, last: bool) -> Iterator[Passed]:
-        slot = self.ring.take(layer)
-        raw = self.layouts[layer].views(slot)
+        place = layer - self.checkpoints.first
+        slot = self.ring.take(place)
+        raw = self.layouts[place].views(slot)
         with self.clock.time("forward"):
             z_max = self._pass(layer, raw, last)
             sample_bits = self._pass_sample(layer, raw, last) if self.sample is not None else None
@@ -207,7 +258,7 @@ class DeviceEngine(Engine):
         try:
             yield Passed(found, z_max, sample_bits)
         finally:
-            self.ring.give_back(layer)
+            self.ring.give_back(place)
 
     def _pass(self, layer: int, raw: Mapping[str, Tensor], last: bool) -> np.ndarray:
         """Run one layer over the corpus; return the largest z of every neuron."""
