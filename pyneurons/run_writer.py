@@ -349,6 +349,7 @@ class RunWriter:
             self.staging.rename(self.directory)
             return Run.open(self.directory)
         self._write("manifest.json", lambda path: _write_bytes(path, text))
+        durable.sync_folder(self.staging)
         durable.commit_bytes(self.staging / SUMS, sums_text(self._sums(manifest)))
         self._publish()
         return Run.open(self.directory)

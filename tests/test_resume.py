@@ -494,6 +494,51 @@ def test_verify_knows_the_laws(model: Path, tmp_path: Path) -> None:
     assert verify(run).problems == []
 
 
+def test_nothing_counts_before_it_is_on_the_disk(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file is synced before it gets its name, and its name before an entry lists it."""
+    staging = unfinished(tmp_path / "run")
+    synced: set[int] = set()
+    named: set[Path] = set()  # folders with names that are not on the disk
+    entries: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def fsync(descriptor: int) -> None:
+        sync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+        named.discard(Path(f"/proc/self/fd/{descriptor}").resolve())
+
+    def replaced(self: Path, target: Path) -> Path:
+        assert self.stat().st_ino in synced, target
+        listed: list[str] = []
+        if target.parent.name == "ledger":
+            listed = list(json.loads(self.read_bytes())["content"]["files"])
+        elif target.name == "SHA256SUMS":
+            listed = [line.split()[1] for line in self.read_text().splitlines()]
+        if listed:
+            entries.append(target.name)
+            assert staging.resolve() not in named, target
+        for name in listed:
+            inode = (staging / name).stat().st_ino
+            assert inode in synced, (target, name)
+            if name.startswith("residual"):
+                synced.discard(inode)  # it will be written again
+        named.add(target.parent.resolve())
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replaced)
+    for residual in ("memory", "file"):
+        entries.clear()
+        scan(model, tmp_path / "run", residual=residual, overwrite=True)
+        layers = [f"layer-{layer:03d}.json" for layer in range(LAYERS)]
+        boundaries = ["residual-0.json", "residual-1.json"]
+        assert sorted(entries) == sorted([*layers, *boundaries, "SHA256SUMS"])
+        assert tmp_path.resolve() not in named
+        assert staging.resolve() not in named
+
+
 # ----- disks ----------------------------------------------------------------------------------
 
 PROGRAM = """

@@ -55,6 +55,11 @@ def scan(options: dict[str, Any], out: Path) -> pyneurons.Scan:
     return pyneurons.scan(out=out, progress=False, checkpoint_minutes=0, threads=1, **options)
 
 
+def damaged(out: Path) -> bool:
+    """Whether anything had to be set aside: a kill may stop a file, never spoil one."""
+    return bool(json.loads((out / "manifest.json").read_text())["timing"]["computed_again"])
+
+
 def at_every_point(options: dict[str, Any], folder: Path, whole: Any, step: int) -> dict[str, Any]:
     """Kill at the N-th point that a run passes, N = 1, 1 + step, ..; then, on the way back, again."""
     kills, lost, number = 0, 0, 1
@@ -72,7 +77,7 @@ def at_every_point(options: dict[str, Any], folder: Path, whole: Any, step: int)
         again = f"*=kill@{1 + number * 7 % 40}"
         kills += ended(child(lambda rule=again, out=out: work(rule, out))) != 0
         lost += ended(child(lambda out=out: scan(options, out))) != 0
-        lost += contents(out) != whole or bool(verify(out).problems)
+        lost += contents(out) != whole or bool(verify(out).problems) or damaged(out)
         lost += [path.name for path in folder.iterdir()] != [out.name]
         shutil.rmtree(out)
         number += step
@@ -94,7 +99,7 @@ def at_random(options: dict[str, Any], folder: Path, whole: Any, kills: int) -> 
             os.kill(pid, signal.SIGKILL)
             done += ended(pid) == -signal.SIGKILL
         lost += ended(child(lambda out=out: scan(options, out))) != 0
-        lost += contents(out) != whole or bool(verify(out).problems)
+        lost += contents(out) != whole or bool(verify(out).problems) or damaged(out)
         lost += [path.name for path in folder.iterdir()] != [out.name]
         shutil.rmtree(out)
         runs += 1
