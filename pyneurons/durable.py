@@ -252,8 +252,9 @@ class FolderLock:
             make_folder(folder)
             self._descriptor = self._take()
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since_unix_s": time.time()}
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(owner).encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without a name on it
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(owner).encode(), 0)
 
     def _take(self) -> int:
         """Return the descriptor, or -1 where the folder was moved away meanwhile."""
