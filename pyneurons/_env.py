@@ -5,6 +5,7 @@
 ``PYNEURONS_ISA``                 instruction set behind the backend ``cpp``
 ``PYNEURONS_REQUIRE_BACKENDS``    comma-separated backends whose absence fails a test
 ``PYNEURONS_POISON``              1: on a device, weights that come too late are NaN
+``PYNEURONS_FAILPOINT``           where a test makes a run fail (`pyneurons.failpoints`)
 ================================  ==========================================================
 
 ``TRITON_INTERPRET=1``, read by Triton when a kernel is first imported, runs the backend ``triton`` on
@@ -17,6 +18,7 @@ not; without the emulator of ``tests/test_amx_emulated.py`` its kernels then end
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 
@@ -39,6 +41,11 @@ def required_backends() -> frozenset[str]:
 def poison() -> bool:
     """Whether buffers of weights on a device are filled with NaN before and after use."""
     return os.environ.get("PYNEURONS_POISON", "") not in ("", "0")
+
+
+def failpoint() -> str | None:
+    """Where this process is to fail, or None."""
+    return os.environ.get("PYNEURONS_FAILPOINT") or None
 
 
 def cpu_count() -> int:
@@ -80,6 +87,16 @@ def available_bytes() -> int | None:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def processor() -> str:
+    """Model name of this processor, or the name of its architecture."""
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def multiplies_bfloat16() -> bool:

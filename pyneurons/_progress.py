@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -92,6 +93,13 @@ class Progress:
             for task in self._bar.tasks:  # a stage whose size was unknown, or overestimated
                 self._bar.update(task.id, total=task.completed or 1, completed=task.completed or 1)
             self._task = self._bar.add_task(what, total=total, unit=unit, scale=scale)
+
+    def warn(self, what: str) -> None:
+        """Print a line, also where progress is not shown."""
+        if self._console is None:
+            sys.stderr.write(f"warning: {what}\n")
+        else:
+            self._console.print(f"warning: {what}", highlight=False, markup=False)
 
     def say(self, what: str) -> None:
         """Name what is being done."""

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 import weakref
+from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +19,12 @@ from pyneurons import _env
 from pyneurons._progress import Progress
 from pyneurons._scanned import Scan
 from pyneurons.errors import InputError
-from pyneurons.result import FORMAT, Run, RunWriter, columns_of
+from pyneurons.ledger import Plan
+from pyneurons.result import FORMAT, Run, columns_of
+from pyneurons.run_writer import RunWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from pyneurons.engine.device import Device
     from pyneurons.model.source import WeightSource
@@ -32,6 +35,7 @@ DEMO = "demo"
 UNTRAINED = "demo-untrained"
 FLOAT32_ONLY = "torch"  # the backend
 FLIP_SAMPLE = 16_384
+CHECKPOINT_MINUTES = 10.0
 LEAST_LIST_LIMIT = 50  # K of bigrams and trigrams: the default detectors need whole lists
 
 
@@ -52,7 +56,9 @@ def scan(
     backend: str = "auto",
     threads: int | None = None,
     out: str | Path | None = None,
+    resume: bool = True,
     overwrite: bool = False,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
     progress: bool = True,
     text_field: str = "text",
     domain_field: str | None = None,
@@ -116,9 +122,17 @@ def scan(
     threads : int, optional
         Default: the processors this process may use. Results do not depend on it.
     out : path, optional
-        Run directory. Default: a temporary one that lives as long as the result.
+        Run directory. Default: a temporary one that lives as long as the result. With ``out`` a run
+        that was stopped, by whatever, goes on when it is asked for again, layer by layer, to the
+        same bits; one that is finished is returned.
+    resume : bool
+        False: refuse to go on with a run that was begun at ``out``.
     overwrite : bool
-        Replace a run at ``out``; only when the new one is complete.
+        Begin anew. A finished run at ``out`` is replaced only when the new one is complete.
+    checkpoint_minutes : float
+        Between two copies of the residual stream on disk, beside the counters of each finished layer:
+        what a run that is stopped may have to repeat of the forward pass. 0: after each layer; inf: no
+        copy.
     progress : bool
         Show progress on standard error.
     text_field, domain_field : str
@@ -145,7 +159,8 @@ def scan(
     fc1_route : {"auto", "fused", "torch"}
         On a GPU: multiply by fc1 in one kernel with all that is kept of it, or by torch and pack after
         it. ``"auto"`` times both before the first layer; the manifest says which was the faster
-        (``numeric.fc1_route``). Name one for runs that are to be equal to the bit.
+        (``numeric.fc1_route``). Name one for runs that are to be equal to the bit; a run that goes on is
+        refused where another one was faster this time.
     neuron_order : {"auto", "off"}
         On a GPU: whether a layer whose first micro-batch leaves many neurons silent is run with its
         neurons in the order of their fires there, so that fc2 skips more. Results are by neuron; fc2's
@@ -159,15 +174,19 @@ def scan(
     Raises
     ------
     InputError
-        Bad arguments or files, before any compute.
+        Bad arguments or files, before any compute; or a run of something else at ``out``, with each
+        field that differs; or another process that writes there.
     ResourceError
-        The memory given is predicted not to suffice.
+        The memory given is predicted not to suffice, or the disk is full or fails. What is finished
+        of a run with ``out`` is kept.
     IntegrityError
-        Non-finite values, or counters that contradict each other.
+        Non-finite values, counters that contradict each other, or files that changed since the run
+        at ``out`` was begun.
     """
     from pyneurons import backends, demo
     from pyneurons import corpus as corpora
-    from pyneurons.engine.device_run import DeviceEngine
+    from pyneurons.engine import device_run
+    from pyneurons.engine.identity import identity
     from pyneurons.engine.plan import parse_memory
     from pyneurons.engine.quantity import size_of
     from pyneurons.engine.run import Engine, Settings
@@ -187,6 +206,9 @@ def scan(
     if list_limit < LEAST_LIST_LIMIT or flip_sample < 0 or (threads is not None and threads < 1):
         message = f"list_limit={list_limit}, flip_sample={flip_sample}, threads={threads}: "
         message += f"expected list_limit >= {LEAST_LIST_LIMIT}, flip_sample >= 0, threads >= 1"
+        raise InputError(message)
+    if not checkpoint_minutes >= 0:
+        message = f"checkpoint_minutes: {checkpoint_minutes} is not 0 or more"
         raise InputError(message)
     memory_bytes = parse_memory(memory)
     gpu_bytes = None if gpu_memory is None else size_of(gpu_memory, "gpu_memory")
@@ -218,7 +240,7 @@ def scan(
         with (
             kept,
             Progress(enabled=progress) as shown,
-            RunWriter(place, overwrite=overwrite) as writer,
+            RunWriter(place, overwrite=overwrite, resume=resume, lasting=out is not None) as writer,
         ):
             tokens = corpora.read(
                 demo.demo_corpus() if isinstance(corpus, str) and corpus == DEMO else corpus,
@@ -236,6 +258,13 @@ def scan(
                 progress=_reading(shown),
                 scratch=Path(scratch),
             )
+            route: dict[str, Any] = {}
+            if hardware is not None:
+                chosen_route = device_run.fc1_route(
+                    fc1_route, config, tokens.context, mode, hardware
+                )
+                fc1_route = chosen_route["route"]
+                route["fc1_route"] = chosen_route
             settings = Settings(
                 layers=wanted,
                 ngrams=orders,
@@ -252,9 +281,31 @@ def scan(
                 gpu_memory=gpu_bytes,
                 fc1_route=fc1_route,
                 neuron_order=neuron_order,
+                checkpoint_minutes=checkpoint_minutes,
             )
+            if out is not None:
+                made = identity(checkpoint, tokens, settings, hardware)
+                asked = {
+                    "model": str(model),
+                    "corpus": [source["path"] for source in tokens.sources],
+                    "max_tokens": dict(max_tokens)
+                    if isinstance(max_tokens, Mapping)
+                    else max_tokens,
+                    "shuffle_seed": shuffle_seed,
+                    "text_field": text_field,
+                    "domain_field": domain_field,
+                    "document_separator": document_separator,
+                    "errors": errors,
+                }
+                if writer.begin(Plan(made, asked)):
+                    tokens.close()
+                    return Scan(Run.open(place))
+                for name, how in writer.set_aside.items():
+                    shown.warn(f"{name}: {how}; it is computed again")
             given = (checkpoint, tokens, settings, writer, shown)
-            engine = Engine(*given) if hardware is None else DeviceEngine(hardware, *given)
+            engine = (
+                Engine(*given) if hardware is None else device_run.DeviceEngine(hardware, *given)
+            )
             outcome = engine.run()
             manifest = {
                 "format": FORMAT,
@@ -278,10 +329,12 @@ def scan(
                     "float32_products": settings.float32_products,
                     "residual": "float32",
                     "flips": outcome["flips"],
-                    **outcome["numeric"],
+                    **route,
+                    **({"neuron_order": ordered} if (ordered := outcome["neuron_order"]) else {}),
                 },
                 "plan": outcome["plan"],
-                "timing": outcome["timing"] | {"began_unix_s": began},
+                "timing": outcome["timing"]
+                | {"began_unix_s": began, "computed_again": sorted(writer.set_aside)},
                 "environment": _environment(chosen.name, chosen.isa),
             }
             _write_tokens(writer, tokens.strings, engine.token_counts)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shlex
 import sys
+from contextlib import contextmanager
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,22 +16,33 @@ from rich.console import Console
 from rich.text import Text
 
 from pyneurons import _scan
-from pyneurons.errors import InputError, PyneuronsError, ResourceError
+from pyneurons._stopping import Stopping, stopping
+from pyneurons.errors import (
+    IncompleteError,
+    InputError,
+    IntegrityError,
+    PyneuronsError,
+    ResourceError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rich.console import RenderableType
 
     from pyneurons._scanned import Scan
 
 INTERRUPTED = 130
+OUT_OF_MEMORY = ResourceError.exit_code
+_NO_ROOM = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.EROFS}
+)
 
 app = typer.Typer(
     name="pyneurons",
     help="On which tokens of a corpus does each feed-forward neuron of an OPT model fire?",
-    epilog="Exit codes: 0 complete, 2 bad input, 4 integrity failure, 5 out of memory or disk, "
-    "130 interrupted.",
+    epilog="Exit codes: 0 complete; 2 bad input or usage; 3 not finished, the command that began it "
+    "continues it; 4 integrity failure; 5 out of memory or disk; 130 Ctrl-C, 143 SIGTERM.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -123,6 +137,35 @@ def _finish(scan: Scan, *, figures: bool) -> None:
     console.print(Text(f"next: pyneurons show {scan.directory} {example}", style="dim"))
 
 
+class _Stopped(PyneuronsError):
+    """A signal ended a scan; the message says what is kept."""
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Say, when a scan stops, what of it is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise _Stopped(_kept(out)) from stop
+    except ResourceError as error:
+        error.add_note(_kept(out))
+        raise
+
+
+def _kept(out: Path) -> str:
+    from pyneurons._verify import standing
+
+    there = standing(out)
+    if there is None or not there.done:
+        return "nothing was finished yet; what stands at --out was not touched"
+    words = [word for word in sys.argv[1:] if word != "--overwrite"]
+    kept = (
+        f"{len(there.done)} of {len(there.layers)} layers are finished and kept; continue with\n  "
+    )
+    return kept + shlex.join(["pyneurons", *words])
+
+
 @app.command()
 def demo(
     out: Annotated[
@@ -142,15 +185,16 @@ def demo(
     [bold]pyneurons demo[/bold]               result and figures in runs/demo
     [bold]pyneurons demo --untrained[/bold]   the same with random weights
     """
-    scanned = _scan.scan(
-        _scan.UNTRAINED if untrained else _scan.DEMO,
-        _scan.DEMO,
-        out=out,
-        overwrite=True,
-        max_tokens=max_tokens,
-        dtype=dtype,
-        progress=progress,
-    )
+    with _resumable(out):
+        scanned = _scan.scan(
+            _scan.UNTRAINED if untrained else _scan.DEMO,
+            _scan.DEMO,
+            out=out,
+            overwrite=True,
+            max_tokens=max_tokens,
+            dtype=dtype,
+            progress=progress,
+        )
     _finish(scanned, figures=True)
 
 
@@ -176,7 +220,14 @@ def scan_command(
     ] = "auto",
     backend: Annotated[str, typer.Option(help="auto, or a backend's name.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Default: all processors.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run at --out.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was begun at --out.")] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew; replace a run at --out.")
+    ] = False,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(help="Between copies of the residual stream; 0: every layer, inf: none."),
+    ] = _scan.CHECKPOINT_MINUTES,
     progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
     text_field: Annotated[str, typer.Option(help="Column or JSON path of the text.")] = "text",
     domain_field: Annotated[
@@ -209,36 +260,41 @@ def scan_command(
     [bold]pyneurons scan ./opt-125m wiki.txt --out runs/wiki[/bold]
     [bold]pyneurons scan ./opt-125m wiki='wiki/*.jsonl.zst' code=code.parquet --out runs/two --memory 4GB[/bold]
     [bold]pyneurons scan ./opt-125m pile.jsonl --domain-field meta.pile_set_name --max-tokens 5e6 --out runs/pile[/bold]
+
+    A scan that was stopped, by whatever, goes on when the same command is given again.
     """
-    scanned = _scan.scan(
-        model,
-        _corpus(corpus),
-        out=out,
-        context=context,
-        packing=packing,
-        ngrams=_numbers(ngrams, "--ngrams") or (),
-        layers=_numbers(layers, "--layers"),
-        max_tokens=_max_tokens(max_tokens),
-        memory=memory,
-        gpu_memory=gpu_memory,
-        device=device,
-        dtype=dtype,
-        backend=backend,
-        threads=threads,
-        overwrite=overwrite,
-        progress=progress,
-        text_field=text_field,
-        domain_field=domain_field,
-        document_separator=document_separator,
-        shuffle_seed=shuffle_seed,
-        errors=errors,
-        allow_repeats=allow_repeats,
-        list_limit=list_limit,
-        flip_sample=flip_sample,
-        projection=projection,
-        residual=residual,
-        keep_bits=keep_bits,
-    )
+    with _resumable(out):
+        scanned = _scan.scan(
+            model,
+            _corpus(corpus),
+            out=out,
+            context=context,
+            packing=packing,
+            ngrams=_numbers(ngrams, "--ngrams") or (),
+            layers=_numbers(layers, "--layers"),
+            max_tokens=_max_tokens(max_tokens),
+            memory=memory,
+            gpu_memory=gpu_memory,
+            device=device,
+            dtype=dtype,
+            backend=backend,
+            threads=threads,
+            resume=resume,
+            overwrite=overwrite,
+            checkpoint_minutes=checkpoint_minutes,
+            progress=progress,
+            text_field=text_field,
+            domain_field=domain_field,
+            document_separator=document_separator,
+            shuffle_seed=shuffle_seed,
+            errors=errors,
+            allow_repeats=allow_repeats,
+            list_limit=list_limit,
+            flip_sample=flip_sample,
+            projection=projection,
+            residual=residual,
+            keep_bits=keep_bits,
+        )
     _finish(scanned, figures=False)
 
 
@@ -279,6 +335,53 @@ def convert(
     left_out = f", without {', '.join(done.tied)} (tied)" if done.tied else ""
     print(f"{done.tensors:,} tensors, {done.bytes:,} bytes in {done.files} files{left_out}")
     print(f"next: pyneurons scan {done.directory} CORPUS --out RUN")
+
+
+@app.command()
+def status(run: Annotated[Path, typer.Argument(help="The --out of a scan.")]) -> None:
+    """Tell how far a run is: 0 finished, 3 not finished, 4 damaged.
+
+    [bold]pyneurons status runs/wiki[/bold]
+    """
+    from pyneurons._verify import standing
+
+    there = standing(run)
+    if there is None:
+        scanned = _scan.load(run)
+        print(f"{run}: finished, {len(scanned.layers)} layers, {scanned.tokens:,} tokens")
+        return
+    if (run / "manifest.json").exists():
+        print(f"{run}: a finished run, beside it one that is to replace it:")
+    print(f"{run}: {len(there.done)} of {len(there.layers)} layers are finished")
+    if there.plan is not None:
+        corpus, numeric = there.plan.identity["corpus"], there.plan.identity["numeric"]
+        print(f"model {there.plan.given['model']}, {corpus['tokens']:,} tokens, {numeric['mode']}")
+    if there.done != there.layers:
+        print(f"the forward pass goes on with layer {there.boundary}")
+    print(f"{there.owner} is writing it" if there.owner else "no process is writing it")
+    for name, how in there.wrong.items():
+        print(f"damaged: {name}: {how}; it will be computed again")
+    raise typer.Exit(IntegrityError.exit_code if there.wrong else IncompleteError.exit_code)
+
+
+@app.command()
+def verify(run: Annotated[Path, typer.Argument(help="The --out of a scan.")]) -> None:
+    """Check every checksum and every conservation law of a run; needs no model and no corpus.
+
+    [bold]pyneurons verify runs/wiki[/bold]   0 whole; 3 whole as far as it goes; 4 damaged
+    """
+    from pyneurons._verify import verify as verified
+
+    found = verified(run)
+    for problem in found.problems:
+        print(f"wrong: {problem}")
+    what = f"{found.files} files, {found.statements} statements about their numbers"
+    if found.problems:
+        message = f"{run}: {len(found.problems)} of {what} do not hold"
+        raise IntegrityError(message)
+    print(f"{run}: {what}, all hold" + ("" if found.finished else "; the run is not finished"))
+    if not found.finished:
+        raise typer.Exit(IncompleteError.exit_code)
 
 
 @app.command()
@@ -455,20 +558,35 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
-def _guarded(run: Callable[[], None]) -> int:
+def _guarded(run: Callable[[], None], stop: Stopping) -> int:
+    def say(first: str, *then: str) -> None:
+        Console(stderr=True).print(Text.assemble((first, "bold red"), *then), soft_wrap=True)
+
     try:
         run()
+    except _Stopped as stopped:
+        say("stopped: ", str(stopped))
+        return stop.exit_code
     except PyneuronsError as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), _printable(str(error))))
+        say("error: ", _printable("\n".join([str(error), *getattr(error, "__notes__", [])])))
         return error.exit_code
-    except SystemExit as stop:
+    except MemoryError as error:
+        say("error: ", f"out of memory ({error}); lower memory=, threads= or max_tokens=")
+        return OUT_OF_MEMORY
+    except OSError as error:
+        say("error: ", str(error))
+        return ResourceError.exit_code if error.errno in _NO_ROOM else InputError.exit_code
+    except SystemExit as ended:
         # typer turns a KeyboardInterrupt into this code, without a word.
-        if stop.code == INTERRUPTED:
-            Console(stderr=True).print("interrupted; what stands at --out was not touched")
+        if ended.code == INTERRUPTED:
+            say("stopped")
+            return stop.exit_code if stop.signal else INTERRUPTED
         raise
     return 0
 
 
 def main() -> None:
     """Run the command line and exit with a documented code."""
-    sys.exit(_guarded(lambda: app(standalone_mode=True)))
+    with stopping() as stop:
+        code = _guarded(lambda: app(standalone_mode=True), stop)
+    sys.exit(code)

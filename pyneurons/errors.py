@@ -31,6 +31,12 @@ class BackendUnavailable(InputError):
     """A backend was asked for by name and cannot run here."""
 
 
+class IncompleteError(PyneuronsError):
+    """A run is not finished; the command that began it continues it."""
+
+    exit_code = 3
+
+
 class IntegrityError(PyneuronsError):
     """Data contradicts itself: counters that do not add up, a file that changed during a run."""
 
@@ -45,3 +51,7 @@ class ResourceError(PyneuronsError):
     """The work does not fit the memory or the disk that it was given."""
 
     exit_code = 5
+
+
+class DiskError(ResourceError):
+    """The disk is full, failed, or refuses to be written."""

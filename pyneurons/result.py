@@ -10,6 +10,8 @@
 ``vocabulary.parquet``         top and bottom tokens of each neuron's update
 ``examples.parquet``           a bounded deterministic sample of firing positions
 ``tokens.parquet``             id, string, count
+``plan.json``                  what the counters depend on (`pyneurons.ledger`); with ``out=``
+``SHA256SUMS``                 checksums of all the others
 =============================  ====================================================================
 
 Counters are written in the narrowest unsigned type that holds them and read back as int64.
@@ -18,29 +20,36 @@ Counters are written in the narrowest unsigned type that holds them and read bac
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.ipc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pyneurons.errors import InputError, IntegrityError
+from pyneurons import durable
+from pyneurons.errors import IncompleteError, InputError, IntegrityError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Iterable, Mapping, Sequence
 
 FORMAT = 1
 Columns = dict[str, Any]
-Table = pa.Table
+Table: TypeAlias = pa.Table
 
 _SIGNED_ON_DISK = frozenset({"first_fire"})
-_TABLES = ("ngrams", "suppression", "vocabulary", "examples", "neurons", "tokens")
+LAYER_TABLES = ("ngrams", "suppression", "vocabulary", "examples")
+"""Tables with rows of every layer that the observers find."""
+TABLES = (*LAYER_TABLES, "neurons", "tokens")
+SUMS = "SHA256SUMS"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def narrowest(values: np.ndarray) -> np.ndarray:
@@ -104,114 +113,129 @@ def bits_file(layer: int) -> str:
     return f"bits-{layer:03d}.npy"
 
 
-class _StripShape(Protocol):
-    @property
-    def strips(self) -> int: ...
-
-    @property
-    def strip_words(self) -> int: ...
+def table_part(name: str, layer: int, part: str) -> str:
+    """Return the name of some rows of one layer, as long as its run is not finished."""
+    return f"{name}-{layer:03d}-{part}"
 
 
-class _Strips(Protocol):
-    """What `RunWriter.write_bits` asks of a mask (`pyneurons.engine.mask`)."""
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a file of arrays; a failed write is an OSError, as everywhere else."""
+    contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    try:
+        save_file(contiguous, path)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
-    @property
-    def shape(self) -> _StripShape: ...
 
-    def strip(self, strip: int) -> np.ndarray: ...
-
-
-class RunWriter:
-    """Writes a run beside its final place and moves it there when it is complete.
-
-    What stands at the final place already is touched only by `finish`, so a run that fails, or is
-    stopped, costs nothing that was finished before.
-    """
-
-    def __init__(self, directory: Path, *, overwrite: bool) -> None:
-        self.directory = directory
-        self._overwrite = overwrite
-        check_out(directory, overwrite=overwrite)
-        self.staging = directory.with_name(f".{directory.name}.partial")
-        if self.staging.exists():
-            shutil.rmtree(self.staging)
-        self.staging.mkdir(parents=True)
-        self._writers: dict[str, pq.ParquetWriter] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close_tables()
-        if self.staging.exists():
-            shutil.rmtree(self.staging)
-
-    def write_layer(self, layer: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the counters of one layer."""
-        stored = {
-            name: np.ascontiguousarray(values if name in _SIGNED_ON_DISK else narrowest(values))
+def write_counts(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the counters of one layer, each in the narrowest type that holds it."""
+    write_arrays(
+        path,
+        {
+            name: values if name in _SIGNED_ON_DISK else narrowest(values)
             for name, values in arrays.items()
-        }
-        save_file(stored, self.staging / counts_file(layer))
+        },
+    )
 
-    def write_corpus(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write token ids, sequences and n-gram spectra."""
-        save_file(
-            {name: np.ascontiguousarray(values) for name, values in arrays.items()},
-            self.staging / "corpus.safetensors",
-        )
 
-    def write_bits(self, layer: int, rows: int, mask: _Strips) -> None:
-        """Write the bits of one layer as ``bits-LLL.npy``, uint32 [strips, N, strip_words]."""
-        shape = (mask.shape.strips, rows, mask.shape.strip_words)
-        with (self.staging / bits_file(layer)).open("wb") as file:
-            header = {"descr": "<u4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for strip in range(mask.shape.strips):
-                file.write(np.ascontiguousarray(mask.strip(strip)).data)
+class TableWriter:
+    """Writes a table row group by row group."""
 
-    def append(self, name: str, columns: Mapping[str, Any]) -> None:
-        """Append rows (one row group) to the table ``name``."""
-        if name not in _TABLES:
-            message = f"no table is called {name!r}; tables: {', '.join(_TABLES)}"
-            raise InputError(message)
-        rows = table(columns)
-        if name not in self._writers:
-            path = self.staging / f"{name}.parquet"
-            self._writers[name] = pq.ParquetWriter(path, rows.schema, compression="zstd")
-        self._writers[name].write_table(rows.cast(self._writers[name].schema))
+    def __init__(self, path: Path, schema: Any) -> None:
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
-    def _close_tables(self) -> None:
-        for writer in self._writers.values():
+    def append(self, rows: Table) -> None:
+        """Write one row group."""
+        self._writer.write_table(rows.cast(self._writer.schema))
+
+    def close(self) -> None:
+        """Write what stands at the end of the file."""
+        self._writer.close()
+
+
+def write_table(path: Path, parts: Iterable[Table]) -> None:
+    """Write a table of parts, one row group each; at least one."""
+    writer: TableWriter | None = None
+    try:
+        for part in parts:
+            writer = TableWriter(path, part.schema) if writer is None else writer
+            writer.append(part)
+    finally:
+        if writer is not None:
             writer.close()
-        self._writers.clear()
 
-    def view(self, manifest: Mapping[str, Any]) -> Run:
-        """Close the tables and read what was written so far, before the run is finished."""
-        self._close_tables()
-        return Run(self.staging, dict(manifest))
 
-    def finish(self, manifest: Mapping[str, Any]) -> Run:
-        """Write the manifest and move the run to its place."""
-        self._close_tables()
-        text = json.dumps(manifest, indent=1, allow_nan=False)
-        (self.staging / "manifest.json").write_text(text + "\n", encoding="utf-8")
-        check_out(self.directory, overwrite=self._overwrite)
-        if self.directory.exists():
-            replaced = self.directory.with_name(f".{self.directory.name}.replaced")
-            if replaced.exists():
-                shutil.rmtree(replaced)
-            self.directory.rename(replaced)
-            self.staging.rename(self.directory)
-            shutil.rmtree(replaced)
-        else:
-            self.staging.rename(self.directory)
-        return Run.open(self.directory)
+def write_part(path: Path, rows: Table) -> None:
+    """Write some rows of a table by themselves; Arrow's own format gives them back as they are."""
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        pa.ipc.new_file(file, rows.schema, options=options) as to,
+    ):
+        to.write_table(rows)
+
+
+def read_part(path: Path) -> Table:
+    """Read what `write_part` wrote."""
+    with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as opened:
+        return opened.read_all()
+
+
+def final_files(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the names of the files of a finished run with ``out=``, but `SUMS`."""
+    settings = manifest["settings"]
+    names = ["manifest.json", "plan.json", "corpus.safetensors"]
+    names += [f"{name}.parquet" for name in TABLES if name != "ngrams" or settings["ngrams"]]
+    for layer in manifest["layers"]:
+        names.append(counts_file(layer))
+        names += [bits_file(layer)] if settings["keep_bits"] else []
+    return sorted(names)
+
+
+def sums_text(sums: Mapping[str, str]) -> bytes:
+    """Return the text of ``SHA256SUMS``, which ``sha256sum --check`` reads as well."""
+    return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
+
+
+def read_sums(directory: Path) -> dict[str, str]:
+    """Read ``SHA256SUMS``: the SHA-256 of every file of a finished run.
+
+    Raises
+    ------
+    IntegrityError
+        If it is missing, or not to the byte what was written.
+    """
+    path = directory / SUMS
+    try:
+        raw = path.read_bytes()
+        lines = (line.partition("  ") for line in raw.decode("ascii").splitlines())
+        sums = {name: sha256 for sha256, _, name in lines}
+        good = bool(sums) and sums_text(sums) == raw
+        good = good and all(_SHA256.fullmatch(sha256) for sha256 in sums.values())
+    except (OSError, ValueError):
+        good = False
+    if not good:
+        message = f"{path}: missing or damaged, no checksum can be compared"
+        raise IntegrityError(message)
+    return sums
+
+
+def wrong_sums(directory: Path, sums: Mapping[str, str]) -> list[str]:
+    """Return the files that are missing, or whose checksum is another."""
+    return [
+        name
+        for name, sha256 in sums.items()
+        if not (directory / name).is_file() or durable.sha256_of(directory / name) != sha256
+    ]
+
+
+def unfinished(directory: Path) -> Path:
+    """Return where a run is written before it is complete: beside its place."""
+    directory = directory.absolute()
+    return directory.with_name(f".{directory.name}.partial")
 
 
 def check_out(directory: Path, *, overwrite: bool) -> None:
@@ -253,6 +277,10 @@ class Run:
         directory = Path(directory)
         path = directory / "manifest.json"
         if not path.exists():
+            if unfinished(directory).is_dir():
+                message = f"{directory} is not finished: the command that began it continues it "
+                message += f"(pyneurons status {directory})"
+                raise IncompleteError(message)
             message = f"{directory} is not a finished run: it has no manifest.json"
             raise InputError(message)
         try:
@@ -365,6 +393,10 @@ class Run:
         if directory.exists():
             shutil.rmtree(directory)
         shutil.copytree(self.directory, directory)
+        if not (directory / SUMS).exists():  # a temporary run, which nothing was to survive
+            names = [path.name for path in directory.iterdir() if path.is_file()]
+            sums = {name: durable.sha256_of(directory / name) for name in names}
+            (directory / SUMS).write_bytes(sums_text(sums))
         return directory
 
 

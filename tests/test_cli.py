@@ -281,8 +281,28 @@ def test_an_interrupted_scan_leaves_nothing(model: Path, tmp_path: Path) -> None
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "interrupted" in said
+    assert "stopped: nothing was finished yet" in said
     assert [path.name for path in tmp_path.iterdir()] == ["rows.npy"]
+
+
+def test_status_and_verify(
+    command: Callable[..., tuple[int, str, str]], model: Path, text: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert command("status", run)[0] == 2
+    assert command("verify", run)[0] == 2
+    command("scan", model, text, "--out", run, "--context", "32", "--no-progress")
+    code, out, _ = command("status", run)
+    assert code == 0
+    assert "finished, 2 layers" in out
+    code, out, _ = command("verify", run)
+    assert code == 0
+    assert "all hold" in out
+    (run / "tokens.parquet").write_bytes(b"PAR1")
+    code, out, said = command("verify", run)
+    assert code == 4
+    assert "tokens.parquet: missing, or its checksum does not match" in out
+    assert "do not hold" in said
 
 
 # ----- plan --------------------------------------------------------------------------------------

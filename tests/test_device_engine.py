@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from same_files import contents
 
 import checkpoints
 import pyneurons
 from deaf_device import Deaf
-from pyneurons import _scan
+from pyneurons import _scan, failpoints
 from pyneurons.engine import device_plan, device_run
 from pyneurons.engine.device_residual import RowPlaces
 from pyneurons.engine.device_threads import ThreadDevice
@@ -429,3 +430,31 @@ def test_the_predicted_peak_is_held(tmp_path: Path, gpu: str) -> None:
     peak, device, host, _, *rows = map(int, done.stdout.split())
     assert (rows[0] < ids.size) == (gpu == "480MB")
     assert 0.6 * (device + host) < peak <= device + host
+
+
+PARTS = {
+    "device": {"device": 10**9, "host": 0, "file": 0},
+    "host": {"device": 2 * BATCH, "host": 10**9, "file": 0},
+    "file": {"device": BATCH, "host": BATCH, "file": 10**9},
+}
+
+
+@pytest.mark.parametrize("place", PARTS)
+@pytest.mark.parametrize("layer", [1, 2])
+def test_a_run_that_was_stopped_goes_on(
+    tmp_path: Path, directory: Path, on_device: Scanner, place: str, layer: int
+) -> None:
+    """The residual stream comes back from its boundary, wherever it is kept."""
+    options: dict[str, Any] = {"dtype": "bfloat16", "flip_sample": 100, "checkpoint_minutes": 0}
+    whole = on_device(directory, **options, out=tmp_path / "whole")
+    failpoints.arm(f"layer=error@{layer + 1}")
+    try:
+        with pytest.raises(RuntimeError, match="failpoint layer"):
+            on_device(directory, **options, out=tmp_path / "run")
+    finally:
+        failpoints.arm(None)
+    rest = on_device(
+        directory, **options, out=tmp_path / "run", places={"residual": PARTS[place]}, seed=7
+    )
+    assert rest.manifest["timing"]["first_layer"] == layer
+    assert contents(rest.directory) == contents(whole.directory)

@@ -24,6 +24,7 @@ from pyneurons.engine.mask import FileMask, MemoryMask, StripShape
 from pyneurons.engine.plan import SLACK_BYTES, Sizes, make_plan, micro_batches, parse_memory
 from pyneurons.engine.residual import FileResidual, MemoryResidual
 from pyneurons.engine.run import Engine
+from pyneurons.engine.scratch import ScratchFile
 from pyneurons.errors import InputError, NonFiniteError, ResourceError
 
 if TYPE_CHECKING:
@@ -297,7 +298,8 @@ def test_micro_batches() -> None:
 def test_residual_stores_agree(tmp_path: Path) -> None:
     import torch
 
-    stores = [MemoryResidual(50, 7), FileResidual(50, 7, tmp_path)]
+    file = ScratchFile(tmp_path, 4 * 50 * 7, "residual stream")
+    stores = [MemoryResidual(50, 7), FileResidual(50, 7, file)]
     values = torch.arange(350, dtype=torch.float32).reshape(50, 7)
     for store in stores:
         store.write(0, values[:20])

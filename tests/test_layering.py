@@ -14,7 +14,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pyneurons"
 
 # Two columns on one ground, joined at the top; a room imports what stands lower in its own column.
-GROUND = {"errors": 0, "_env": 1, "_memory": 0, "_progress": 1, "covering": 1, "result": 1}
+GROUND = {
+    "errors": 0,
+    "_env": 1,
+    "_memory": 0,
+    "_progress": 1,
+    "conservation": 1,
+    "covering": 1,
+    "failpoints": 1.1,
+    "durable": 1.2,
+    "ledger": 1.3,
+    "result": 1.4,
+    "run_writer": 1.5,
+}
 LEFT = {
     "panels": 1,
     "shadows": 1,
@@ -31,8 +43,8 @@ LEFT = {
     "observers": 6,
     "engine": 7,
 }
-RIGHT = {"analysis": 2, "report": 3, "_scanned": 4}
-TOP = {"_scan": 8, "__init__": 9, "cli": 10, "__main__": 11}
+RIGHT = {"analysis": 2, "report": 3, "_scanned": 4, "_verify": 5}
+TOP = {"_scan": 8, "__init__": 9, "_stopping": 9, "cli": 10, "__main__": 11}
 RANKS = GROUND | LEFT | RIGHT | TOP
 
 ONLY_IN = {

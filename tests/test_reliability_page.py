@@ -24,6 +24,8 @@ def test_the_page_names_tests() -> None:
     assert len(NAMED) > 40
     rows = [int(row) for row in re.findall(r"^\| (\d+)\. ", PAGE, flags=re.MULTILINE)]
     assert rows == list(range(1, len(rows) + 1))
+    runs = [int(row) for row in re.findall(r"^\| (\d+) \| ", PAGE, flags=re.MULTILINE)]
+    assert runs == [0, 2, 3, 4, 5, 38, *range(43, 54)]
 
 
 @pytest.mark.parametrize(("module", "name"), NAMED)

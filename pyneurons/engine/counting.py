@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from pyneurons import failpoints
 from pyneurons.observers.ngram import NgramCounts
 
 if TYPE_CHECKING:
@@ -24,17 +25,23 @@ def answers_of(
     answers: dict[int, Answer] = {}
     left = iter(range(len(work)))
     lock = threading.Lock()
+    stopped = threading.Event()
 
     def go_on() -> None:
         while True:
             with lock:
                 i = next(left, None)
-            if i is None:
+            if i is None or stopped.is_set():
                 return
+            failpoints.at("count")
             answers[i] = work[i]()
 
     runners = [pool.submit(go_on) for _ in range(min(at_once, len(work)))]
-    wait(runners)  # all of them: what they read may be gone after an exception
+    try:
+        wait(runners)  # all of them: what they read may be gone after an exception
+    except KeyboardInterrupt:
+        stopped.set()  # the strips that are left may take minutes
+        raise
     for runner in runners:
         runner.result()
     return [answers[i] for i in range(len(work))]

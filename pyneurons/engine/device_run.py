@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pyneurons.engine.device import Device, Event
     from pyneurons.engine.run import Strips
     from pyneurons.model.checkpoint import Embeddings
+    from pyneurons.model.config import OptConfig
     from pyneurons.observers.ngram import NgramObserver
 
 FINITE: Final = 2**63 - 1
@@ -58,6 +59,23 @@ SILENT_SHARE: Final = 1 / 16
 
 AHEAD: Final = 4
 """Micro-batches that are queued on the device before the host waits for the first of them."""
+
+
+def fc1_route(
+    asked: str, config: OptConfig, context: int, mode: str, device: Device[Any]
+) -> dict[str, Any]:
+    """Return how fc1 is multiplied, and why; where nothing is asked for, the faster way for this shape.
+
+    A run that goes on must find what it began with: it is part of what the run is of.
+    """
+    where = device.allocate(0).device
+    if asked != "auto" or where.type == "cpu":
+        why = "asked for" if asked != "auto" else "not timed: the device is the CPU"
+        return {"route": "fused" if asked == "auto" else asked, "why": why}
+    shape = (micro_batch(config, context), config.hidden_size, config.ffn_dim)
+    chosen = triton_measure.measured_route(*shape, getattr(torch, mode), where)
+    device.give_back()
+    return chosen.as_dict()
 
 
 @contextmanager
@@ -139,7 +157,6 @@ class DeviceEngine(Engine):
             (int(corpus.starts[first]), int(corpus.starts[stop])) for first, stop in self.batches
         ]
         self.compute = device.stream("compute")
-        self.fc1_route = self._choose_route()
         self.embeddings = self._embeddings_on_device()
         room = device.allocate(device_layer.room_bytes(self.rows, config.hidden_size, self.mode))
 
@@ -174,26 +191,36 @@ class DeviceEngine(Engine):
             self.checkpoint,
             device,
             self.compute,
+            first=self.checkpoints.first,
             layers=depth,
             slots=plan.ring_slots,
             poison=_env.poison(),
         )
         # Entered last, so left first: nothing is given to streams any more when stores go.
         self.ring = stack.enter_context(ring)
+        if self.checkpoints.first:
+            self._load_residual()
 
-    def _choose_route(self) -> str:
-        """Return how fc1 is multiplied; where nothing is asked for, the faster way for this shape."""
-        if self.settings.fc1_route != "auto":
-            self.numeric["fc1_route"] = {"route": self.settings.fc1_route, "why": "asked for"}
-            return self.settings.fc1_route
-        where = self.device.allocate(0).device
-        if where.type == "cpu":
-            return "fused"
-        shape = (self.rows, self.config.hidden_size, self.config.ffn_dim)
-        chosen = triton_measure.measured_route(*shape, self.mode, where)
-        self.device.give_back()
-        self.numeric["fc1_route"] = chosen.as_dict()
-        return chosen.route
+    def _load_residual(self) -> None:
+        """Bring the boundary that the run starts with to where the residual stream is kept."""
+        self.residual.begin(reading=False)
+        for i, (first, stop) in enumerate(self.batches):
+            begin, end = int(self.corpus.starts[first]), int(self.corpus.starts[stop])
+            self._load_rows(begin, self.residual.take(i)[: end - begin])
+            self.residual.give_back(i, keep=True)
+        self.residual.finish()
+        if self.sample is not None:
+            self._load_rows(self.corpus.tokens, self.sample_hidden)
+
+    def _load_rows(self, row: int, into: Tensor) -> None:
+        values = torch.empty(into.shape)
+        self.checkpoints.read(row, values.numpy())
+
+        def copy() -> None:
+            into.copy_(values)
+
+        self.compute.run(copy)
+        self.compute.record().wait_on_host()
 
     def _embeddings_on_device(self) -> Embeddings:
         """Move the embeddings, and with them the map to the vocabulary's scores."""
@@ -229,10 +256,37 @@ class DeviceEngine(Engine):
 
     # -- one layer -----------------------------------------------------------------------------
 
+    def _boundary(self, layer: int, depth: int) -> None:
+        if layer < depth and self.checkpoints.due():
+            with self.clock.time("keeping the residual"):
+                self.checkpoints.keep(layer, self._residual_parts())
+
+    def _residual_parts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield all rows, copied through the host: on the device they lie in three places."""
+        self.residual.begin(reading=True)
+        for i, (first, stop) in enumerate(self.batches):
+            begin, end = int(self.corpus.starts[first]), int(self.corpus.starts[stop])
+            yield begin, self._rows_on_host(self.residual.take(i)[: end - begin])
+            self.residual.give_back(i, keep=False)
+        if self.sample is not None:
+            yield self.corpus.tokens, self._rows_on_host(self.sample_hidden)
+
+    def _rows_on_host(self, rows: Tensor) -> np.ndarray:
+        values = torch.empty(rows.shape)
+
+        def copy() -> None:
+            values.copy_(rows)
+
+        self.compute.run(copy)
+        self.compute.record().wait_on_host()
+        found: np.ndarray = values.numpy()
+        return found
+
     @contextmanager
     def _passed(self, layer: int, *, wanted: bool, last: bool) -> Iterator[Passed]:
-        slot = self.ring.take(layer)
-        raw = self.layouts[layer].views(slot)
+        place = layer - self.checkpoints.first
+        slot = self.ring.take(place)
+        raw = self.layouts[place].views(slot)
         with self.clock.time("forward"):
             z_max, order = self._pass(layer, raw, last)
             sample_bits = self._pass_sample(layer, raw, last) if self.sample is not None else None
@@ -242,7 +296,7 @@ class DeviceEngine(Engine):
         try:
             yield Passed(found, z_max, sample_bits, raw["fc2.weight"], order)
         finally:
-            self.ring.give_back(layer)
+            self.ring.give_back(place)
 
     def _pass(
         self, layer: int, raw: Mapping[str, Tensor], last: bool
@@ -277,7 +331,7 @@ class DeviceEngine(Engine):
                     z_max,
                     wrong[i : i + 1],
                     backend=self.settings.backend,
-                    fc1_route=self.fc1_route,
+                    fc1_route=self.settings.fc1_route,
                     last=last,
                 )
             )
@@ -321,7 +375,7 @@ class DeviceEngine(Engine):
                 torch.full((config.ffn_dim,), -torch.inf, device=where),
                 torch.full((1,), FINITE, device=where),
                 backend=self.settings.backend,
-                fc1_route=self.fc1_route,
+                fc1_route=self.settings.fc1_route,
                 last=True,
             )
             fires.zero_()
@@ -339,7 +393,7 @@ class DeviceEngine(Engine):
         silent = int((fires == 0).sum())
         if silent < SILENT_SHARE * config.ffn_dim:
             return None
-        self.numeric.setdefault("neuron_order", {})[str(layer)] = {"silent_in_pilot": silent}
+        self.orders[str(layer)] = {"silent_in_pilot": silent}
         return neuron_order(fires[0])
 
     def _in_order(

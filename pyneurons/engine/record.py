@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyneurons.conservation import broken_laws
 from pyneurons.errors import IntegrityError
 from pyneurons.observers import suppression, vocabulary
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pyneurons.model.source import WeightSource
     from pyneurons.observers.ngram import NgramCounts
     from pyneurons.observers.unembedding import Unembedding
-    from pyneurons.result import RunWriter
+    from pyneurons.run_writer import RunWriter
 
 COVERING_LIMITS = {1: 5}
 COVERING_LIMIT = 50
@@ -41,30 +42,12 @@ def check(
     IntegrityError
         Names the layer, the first neuron and the statement that does not hold.
     """
-    by_position = arrays["position_fires"].sum(axis=1, dtype=np.int64)
-    fires = arrays["fires"]
-    broken = {
-        "position fires + fires in partial sequences = fires, in every domain": (
-            by_position + arrays["partial_fires"] != arrays["domain_fires"]
-        ),
-        "a neuron fires exactly when its largest z is above 0": (
-            (fires > 0) != (arrays["z_max"] > 0)
-        ),
-        "a neuron that fires has a first fire": (fires > 0) != (arrays["first_fire"] >= 0),
-        "a provably dead neuron never fires": arrays["provably_dead"] & (fires > 0),
-        "a provably active neuron always fires": arrays["provably_on"] & (fires < tokens),
-    }
-    for n, counts in ngrams.items():
-        held = np.zeros(counts.ngram_fires.size, dtype=np.int64)
-        owner = np.repeat(np.arange(held.size), np.diff(counts.offsets))
-        np.add.at(held, owner, counts.count * counts.number)
-        broken[f"the counts of all {n}-grams add up to A_{n}"] = held != counts.ngram_fires
-    for statement, wrong in broken.items():
-        if wrong.any():
-            neuron = int(np.argwhere(wrong)[0][-1])
-            message = f"layer {layer}, neuron {neuron}: the counters contradict the statement "
-            message += f"'{statement}' ({int(wrong.sum())} cases); this is a fault of the program"
-            raise IntegrityError(message)
+    histograms = {n: ((c.offsets, c.count, c.number), c.ngram_fires) for n, c in ngrams.items()}
+    for statement, wrong in broken_laws(arrays, histograms, tokens).items():
+        neuron = int(np.argwhere(wrong)[0][-1])
+        message = f"layer {layer}, neuron {neuron}: the counters contradict the statement "
+        message += f"'{statement}' ({int(wrong.sum())} cases); this is a fault of the program"
+        raise IntegrityError(message)
 
 
 @dataclass(frozen=True)
@@ -97,7 +80,8 @@ class Recorder:
             self._write_ngrams(layer, counts)
         for name, columns in zip(("vocabulary", "suppression"), updates, strict=True):
             size = next(iter(columns.values())).shape[0]
-            self.writer.append(name, {"layer": np.full(size, layer, dtype=np.int32)} | columns)
+            owned = {"layer": np.full(size, layer, dtype=np.int32)} | columns
+            self.writer.append(name, owned, layer)
         self.writer.write_layer(layer, stored)
 
     def updates(
@@ -146,6 +130,7 @@ class Recorder:
                 "token": np.asarray(self.corpus.ids[rows]).astype(np.int32),
                 "domain": self.corpus.sequence_domain[sequence].astype(np.int32),
             },
+            layer,
         )
 
     def _write_ngrams(self, layer: int, counts: NgramCounts) -> None:
@@ -161,4 +146,4 @@ class Recorder:
             columns[f"t{i}"] = rows["tokens"][:, i].astype(np.int32) if i < counts.n else absent
         for name in ("fires", "occurrences", "rank", "covered", "complete"):
             columns[name] = rows[name]
-        self.writer.append("ngrams", columns)
+        self.writer.append("ngrams", columns, layer)

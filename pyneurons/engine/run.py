@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from pyneurons import _env
+from pyneurons import _env, failpoints
 from pyneurons._memory import return_freed
 from pyneurons.corpus import ngram_index
+from pyneurons.engine.checkpoints import Checkpoints
 from pyneurons.engine.counting import answers_of, join
 from pyneurons.engine.flips import FlipSample, sample_of
 from pyneurons.engine.index_file import IndexFiles
@@ -30,7 +31,13 @@ from pyneurons.engine.plan import (
     micro_batches,
 )
 from pyneurons.engine.record import Recorder, check
-from pyneurons.engine.residual import FileResidual, MemoryResidual, Residual
+from pyneurons.engine.residual import (
+    AlternatingResidual,
+    FileResidual,
+    MemoryResidual,
+    Residual,
+)
+from pyneurons.engine.scratch import ScratchFile
 from pyneurons.engine.weights import WeightStream
 from pyneurons.errors import ResourceError
 from pyneurons.model import opt
@@ -51,7 +58,7 @@ if TYPE_CHECKING:
     from pyneurons.corpus import Corpus
     from pyneurons.model.source import WeightSource
     from pyneurons.observers.ngram import NgramCounts
-    from pyneurons.result import RunWriter
+    from pyneurons.run_writer import RunWriter
 
 
 LARGE_LAYER_BYTES = 1 << 28
@@ -77,8 +84,9 @@ class Settings:
     residual: str | None = None  # None: as planned
     # Of a scan on a device:
     gpu_memory: int | None = None  # None: what is free
-    fc1_route: str = "auto"  # or "fused", "torch"
+    fc1_route: str = "fused"  # or "torch"
     neuron_order: str = "auto"  # or "off"
+    checkpoint_minutes: float = float("inf")
 
 
 class Clock:
@@ -128,6 +136,10 @@ class Passed:
     order: np.ndarray | None = None  # of the neurons in the bits and z_max, where it is not theirs
 
 
+def _by_layer(facts: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(facts.items(), key=lambda fact: int(fact[0])))
+
+
 class Strips(Protocol):
     """Bits of one layer, strip by strip."""
 
@@ -160,7 +172,7 @@ class Engine:
         self.split = settings.float32_products == "split"
         self.host_backend = settings.backend  # of what stays on the host on any device
         self.flips: dict[str, Any] = {}
-        self.numeric: dict[str, Any] = {}  # what the manifest says of it besides
+        self.orders: dict[str, Any] = {}  # layers whose neurons were put in another order
         self.index_files = IndexFiles(writer.staging)
 
     def run(self) -> dict[str, Any]:
@@ -173,29 +185,40 @@ class Engine:
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             self.pool = pool
             stack.callback(self.index_files.close)
-            depth = max(self.settings.layers) + 1
-            self._open(stack, depth)
+            depth = max(self.missing) + 1 if self.missing else 0
+            stack.callback(self.checkpoints.close)
+            first = self.checkpoints.first
+            if depth:
+                self._open(stack, depth)
             prepared = time.perf_counter()
-            scale = 1 / depth
-            self.progress.begin("scan", self.corpus.tokens * depth, unit="tokens", scale=scale)
-            for layer in range(depth):
+            tokens, scale = self.corpus.tokens * (depth - first), 1 / max(1, depth - first)
+            self.progress.begin("scan", tokens, unit="tokens", scale=scale)
+            for layer in range(first, depth):
                 self._layer(layer, depth)
+                self._boundary(layer + 1, depth)
                 if self.checkpoint.layer_bytes(layer) >= LARGE_LAYER_BYTES:
                     return_freed()
+        self.checkpoints.drop()
         ended = time.perf_counter()
         return {
             "plan": self.plan.as_dict(),
-            "flips": self.flips,
-            "numeric": self.numeric,
+            "flips": _by_layer(self.flips),
+            "neuron_order": _by_layer(self.orders),
             "timing": {
                 "prepare_s": prepared - began,
                 "layers_s": ended - prepared,
                 "wall_s": ended - began,
-                "tokens_per_s": self.corpus.tokens / (ended - prepared),
+                "tokens_per_s": self._through(first, depth) / (ended - prepared),
+                "first_layer": first,
+                "layers_kept": len(self.settings.layers) - len(self.missing),
                 "thread_s": dict(self.clock.seconds),
                 "peak_resident_bytes": _env.peak_resident_bytes(),
             },
         }
+
+    def _through(self, first: int, depth: int) -> float:
+        """Return the tokens of a whole scan that the layers run here come to."""
+        return self.corpus.tokens * (depth - first) / (max(self.settings.layers) + 1)
 
     # -- before the first layer ----------------------------------------------------------------
 
@@ -236,6 +259,23 @@ class Engine:
             )
         baselines = Baselines.build(
             corpus.ids, self.token_counts, self.unembedding.ids, corpus.boundary_id
+        )
+        done = self.writer.committed
+        self.missing = [layer for layer in settings.layers if layer not in done]
+        self.flips |= {
+            str(layer): facts["flips"] for layer, facts in done.items() if facts.get("flips")
+        }
+        self.orders |= {
+            str(layer): facts["neuron_order"]
+            for layer, facts in done.items()
+            if facts.get("neuron_order")
+        }
+        self.checkpoints = Checkpoints(
+            self.writer,
+            corpus.tokens + (self.sample.corpus.tokens if self.sample else 0),
+            self.config.hidden_size,
+            settings.checkpoint_minutes,
+            self.missing,
         )
         self.recorder = Recorder(
             self.checkpoint, corpus, self.writer, settings.ngrams, self.unembedding, baselines
@@ -358,30 +398,38 @@ class Engine:
         stack.callback(self.residual.close)
         stack.callback(self.mask.close)
         self.stream = stack.enter_context(WeightStream(self.checkpoint, depth))
+        if self.checkpoints.first:
+            self.residual.load(self.checkpoints)
+            if self.sample is not None:
+                values = self.sample_residual.read(0, self.sample.corpus.tokens)
+                self.checkpoints.read(self.corpus.tokens, values.numpy())
 
     def _stores(self, directory: Path) -> tuple[Residual, Mask]:
-        rows = self.corpus.tokens
+        rows, hidden = self.corpus.tokens, self.config.hidden_size
         shape = StripShape.of(self.config.ffn_dim, self.plan.strip_words)
+        failpoints.at("stores")
         residual: Residual
         if self.plan.residual == "memory":
-            residual = MemoryResidual(rows, self.config.hidden_size)
+            residual = MemoryResidual(rows, hidden)
+        elif self.checkpoints.enabled:
+            residual = AlternatingResidual(rows, hidden, self.checkpoints)
         else:
-            residual = FileResidual(rows, self.config.hidden_size, directory)
+            file = ScratchFile(directory, 4 * rows * hidden, "residual stream")
+            residual = FileResidual(rows, hidden, file)
         mask: Mask
         if self.plan.mask == "memory":
             mask = MemoryMask(rows, shape)
         else:
             mask = FileMask(rows, shape, directory)
         if self.sample is not None:
-            self.sample_residual = MemoryResidual(
-                self.sample.corpus.tokens, self.config.hidden_size
-            )
+            self.sample_residual = MemoryResidual(self.sample.corpus.tokens, hidden)
         return residual, mask
 
     # -- one layer -----------------------------------------------------------------------------
 
     def _layer(self, layer: int, depth: int) -> None:
-        wanted = layer in self.settings.layers
+        failpoints.at("layer")
+        wanted = layer in self.missing
         self.progress.say(f"layer {layer + 1} of {depth}")
         with self._passed(layer, wanted=wanted, last=layer + 1 == depth) as passed:
             if not wanted:
@@ -403,6 +451,27 @@ class Engine:
             self.recorder.write(layer, arrays, ngrams, updates)
             if self.settings.keep_bits:
                 self.writer.write_bits(layer, self.corpus.tokens, self._strips_on_host())
+            self.writer.commit_layer(
+                layer,
+                flips=self.flips.get(str(layer)),
+                neuron_order=self.orders.get(str(layer)),
+            )
+
+    def _boundary(self, layer: int, depth: int) -> None:
+        """Pass from one layer to the next; keep the residual stream, if it is time."""
+        if layer == depth:
+            return
+        self.residual.turn()
+        if self.checkpoints.due():
+            with self.clock.time("keeping the residual"):
+                self.checkpoints.keep(layer, self._residual_parts())
+                self.residual.kept()
+
+    def _residual_parts(self) -> Iterator[tuple[int, np.ndarray]]:
+        yield from self.residual.parts()
+        if self.sample is not None:
+            rows = self.sample.corpus.tokens
+            yield self.corpus.tokens, self.sample_residual.read(0, rows).numpy()
 
     @contextmanager
     def _passed(self, layer: int, *, wanted: bool, last: bool) -> Iterator[Passed]:
@@ -445,6 +514,7 @@ class Engine:
         z_max = torch.full((self.config.ffn_dim,), -torch.inf)
 
         def run(batch: tuple[int, int]) -> None:
+            failpoints.at("batch")
             first, stop = batch
             begin, end = int(corpus.starts[first]), int(corpus.starts[stop])
             lengths = corpus.lengths[first:stop].tolist()

@@ -213,18 +213,22 @@ def checkpoint_ring(
     device: Device[EventType],
     compute: Stream[EventType],
     *,
+    first: int = 0,
     layers: int | None = None,
     slots: int = 3,
     poison: bool = False,
 ) -> tuple[WeightRing[EventType], list[LayerLayout]]:
-    """Return the ring of a checkpoint's layers, in its own dtypes, and the layout of each layer."""
-    number = checkpoint.config.num_hidden_layers if layers is None else layers
-    layouts = [LayerLayout.of(checkpoint, layer) for layer in range(number)]
+    """Return the ring of a checkpoint's layers, in its own dtypes, and the layout of each layer.
 
-    def read(layer: int, buffer: Tensor) -> None:
-        for name, view in layouts[layer].views(buffer).items():
-            checkpoint.read_into(layer_name(layer, name), view)
+    Both begin with layer ``first``, their number 0, and end before layer ``layers``.
+    """
+    end = checkpoint.config.num_hidden_layers if layers is None else layers
+    layouts = [LayerLayout.of(checkpoint, layer) for layer in range(first, end)]
+
+    def read(place: int, buffer: Tensor) -> None:
+        for name, view in layouts[place].views(buffer).items():
+            checkpoint.read_into(layer_name(first + place, name), view)
 
     size = max(layout.size for layout in layouts)
-    ring = WeightRing(device, compute, read, number, size, slots=slots, poison=poison)
+    ring = WeightRing(device, compute, read, len(layouts), size, slots=slots, poison=poison)
     return ring, layouts
