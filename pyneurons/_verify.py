@@ -16,7 +16,7 @@ from pyneurons._scanned import Scan
 from pyneurons.conservation import broken_laws
 from pyneurons.covering import covering_number
 from pyneurons.errors import InputError, IntegrityError, PyneuronsError
-from pyneurons.ledger import LEDGER, PLAN, Ledger, Plan, fingerprint
+from pyneurons.ledger import PLAN, Ledger, Plan, fingerprint
 from pyneurons.result import (
     Run,
     columns_of,
@@ -107,7 +107,7 @@ def verify(directory: Path) -> Verified:
         if there is None:
             message = f"{directory} is not a run: it has no manifest.json"
             raise InputError(message)
-        files = len(list((there.folder / LEDGER).glob("*.json")))
+        files = len(Ledger(there.folder, "").entry_files())
         problems = [f"{name}: {how}" for name, how in there.wrong.items()]
         return Verified(finished=False, files=files, problems=problems)
     found = Verified(finished=True)

@@ -206,7 +206,8 @@ class Ledger:
     def entry_files(self) -> list[Path]:
         """Return the files of all entries, sorted."""
         folder = self.folder / LEDGER
-        return sorted(folder.glob("*.json")) if folder.is_dir() else []
+        found = folder.glob("*.json") if folder.is_dir() else []
+        return sorted(path for path in found if not path.name.startswith(durable.TEMPORARY))
 
     def set_aside(self, file: str) -> None:
         """Move a damaged file out of the way, to be looked at."""

@@ -416,11 +416,13 @@ def test_damage_is_set_aside_computed_again_and_named(
     }.items():
         (folder / name).write_bytes(content)
     (folder / ".tmp-counts-001.safetensors").write_bytes(b"an old crash")
+    (folder / "ledger" / ".tmp-layer-002.json").write_bytes(b"no entry yet, and no damage")
     (folder / "examples-002-0.arrow").write_bytes(b"of a layer without an entry")
     capsys.readouterr()
     run = scan(model, out)
     said = capsys.readouterr().err
     again = run.manifest["timing"]["computed_again"]
+    assert ".tmp-" not in said
     for name in ("counts-000.safetensors", "ledger/residual-1.json", "plan.json"):
         assert name in said
         assert name in again
