@@ -23,7 +23,7 @@ from pyneurons.engine.device_run import DeviceEngine
 from pyneurons.engine.device_threads import ThreadDevice
 from pyneurons.engine.run import Settings
 from pyneurons.model.config import PUBLISHED
-from pyneurons.result import RunWriter
+from pyneurons.run_writer import RunWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
