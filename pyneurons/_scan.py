@@ -285,6 +285,7 @@ def scan(
             )
             if out is not None:
                 made = identity(checkpoint, tokens, settings, hardware)
+                checkpoint.expect(made["model"]["weights"])
                 asked = {
                     "model": str(model),
                     "corpus": [source["path"] for source in tokens.sources],

@@ -17,7 +17,7 @@ import torch
 from opt_shapes import corpus_of, zipf_rows
 from pyneurons import _env, _scan, backends
 from pyneurons._progress import Progress
-from pyneurons.engine import device_plan
+from pyneurons.engine import device_plan, device_run
 from pyneurons.engine.device_cuda import CudaStream
 from pyneurons.engine.device_run import DeviceEngine
 from pyneurons.engine.device_threads import ThreadDevice
@@ -190,10 +190,16 @@ def run_engine(
     """
     depth = checkpoint.config.num_hidden_layers
     chosen = backends.resolve(backend(toy=toy))
+    mode = TOY_MODE if toy else MODE
+    with hardware(toy=toy):
+        route = device_run.fc1_route(
+            "auto", checkpoint.config, corpus.context, mode, _scan.open_device()
+        )
     settings = Settings(
         layers=tuple(range(depth)) if statistics else (depth - 1,),
         ngrams=(1, 2, 3) if statistics else (),
-        mode=TOY_MODE if toy else MODE,
+        mode=mode,
+        fc1_route=route["route"],
         backend=chosen.name,
         float32_products=chosen.float32_products,
         threads=_env.cpu_count(),
@@ -211,7 +217,8 @@ def run_engine(
     ):
         engine = TimedEngine(_scan.open_device(), checkpoint, corpus, settings, writer, shown)
         outcome = engine.run()
-        return outcome | {"waits": engine.waits(), "numeric": engine.numeric}
+        numeric = {"fc1_route": route, "neuron_order": outcome["neuron_order"]}
+        return outcome | {"waits": engine.waits(), "numeric": numeric}
 
 
 def corpus(rows: np.ndarray, vocab_size: int) -> Corpus:

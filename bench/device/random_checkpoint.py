@@ -57,6 +57,7 @@ class RandomCheckpoint(WeightSource):
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
+        super().__init__()
         self.name, self.directory = "random", None
         self.config = config
         self.dtype = dtype
