@@ -95,7 +95,10 @@ def commit(target: Path, fill: Callable[[Path], None], *, sync: bool = True) -> 
 
 def _commit(temporary: Path, target: Path, fill: Callable[[Path], None]) -> Written:
     failpoints.at("open")
+    temporary.touch()
+    mode = temporary.stat().st_mode
     fill(temporary)
+    temporary.chmod(mode)  # safetensors makes a file of its own, which nobody else may read
     failpoints.at("write")
     with temporary.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -113,6 +113,17 @@ def test_a_finished_run_is_given_back(model: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_every_file_of_a_run_has_the_mode_that_the_user_s_mask_gives(
+    model: Path, tmp_path: Path
+) -> None:
+    """safetensors alone would leave its files private."""
+    (tmp_path / "plain").touch()
+    expected = (tmp_path / "plain").stat().st_mode
+    run = scan(model, tmp_path / "run").directory
+    modes = {file.name: file.stat().st_mode for file in run.iterdir()}
+    assert modes == dict.fromkeys(modes, expected)
+
+
 def test_checksums_are_those_of_sha256sum(model: Path, tmp_path: Path) -> None:
     run = scan(model, tmp_path / "run").directory
     done = subprocess.run(
