@@ -7,12 +7,13 @@ STAMP := $(VENV)/.set-up
 PEERS := .venv-bench/.set-up
 CPP := $(shell git ls-files 'csrc/**' tests/helpers bench 2>/dev/null | grep -E '\.(c|cpp|hpp|inl|cu|cuh)$$')
 
-.PHONY: help demo setup test test-all check format bench bench-peers device clean
+.PHONY: help demo setup test test-all check format bench bench-peers device sanitize clean
 
 help:
 	@echo "make demo      set up .venv, scan the embedded model, results and figures in runs/demo"
 	@echo "make test      set up .venv when missing, run the test suite"
 	@echo "make test-all  the longer tests as well, and every instruction set forced in turn"
+	@echo "make sanitize  the native code under ASan, UBSan and TSan (GCC or Clang)"
 	@echo "make check     ruff, mypy, clang-format, import layering"
 	@echo "make bench     benchmarks, results and their page in bench/ (PART=\"ffn scan\": some of them)"
 	@echo "make bench-peers  the other tools that benchmarks run beside, in .venv-bench"
@@ -45,6 +46,11 @@ test-all: $(STAMP)
 	PYNEURONS_REQUIRE_BACKENDS=reference,cpp,cpp:scalar,triton $(BIN)/python -m pytest
 	for isa in $$($(BIN)/python -c "from pyneurons import _core; print(*_core.isas())"); do \
 		PYNEURONS_ISA=$$isa $(BIN)/python -m pytest -q -m "not slow" || exit 1; done
+
+# Builds of their own in build/dev and build/threads; TESTS="tests/test_ffn.py": some of them.
+sanitize: $(STAMP)
+	tests/sanitize.sh threads
+	tests/sanitize.sh address $(TESTS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -266,7 +266,7 @@ def ngram_keys(
     starts : ndarray of int64, [S + 1]
         First row of each sequence, then N.
     n : int
-        Tokens of an n-gram, at least 1.
+        Tokens of an n-gram, 1 to ``2**31 - 1``.
     bits : int
         Bits per token, 1 to 32: the bit length of V.
     boundary_id : int
@@ -293,7 +293,7 @@ def ngram_keys(
     keys = _vector(op, "keys", keys, np.uint64, writable=True)
     _same(op, "keys", keys, ids.shape, "N of ids")
     _bounds(op, "starts", starts, last=len(ids), whole=True)
-    _number(op, "n", n, 1, None)
+    _number(op, "n", n, 1, 2**31 - 1)
     _number(op, "bits", bits, 1, 32)
     _number(op, "boundary_id", boundary_id, 0, 2**32 - 1)
     _range(op, "ids", ids, 0, 2**bits - 2)
@@ -358,8 +358,15 @@ def ngram_coverage(
     mask, order, rows = _mask_and_order(op, mask, order)
     segments = _vector(op, "segments", segments, np.int64, on_host=True)
     shorter = _first_shorter(segments)
-    # Lengths that ascend from one that is not negative are bounds that do not decrease.
-    ascends = shorter is None and (len(segments) < 2 or bool(segments[1] >= segments[0]))
+    # Lengths that ascend from one that is not negative are bounds that do not decrease, where none
+    # is more than there are rows: differences of 64 bits wrap.
+    ascends = shorter is None and (
+        len(segments) < 2
+        or (
+            int(segments[1]) >= int(segments[0])
+            and 0 <= int(segments[-1]) - int(segments[-2]) <= rows
+        )
+    )
     _bounds(op, "segments", segments, last=rows, whole=False, ascends=ascends)
     fires = _vector(op, "fires", fires, np.int64)
     histogram = _matrix(op, "histogram", histogram, np.int64, writable=True)

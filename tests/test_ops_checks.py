@@ -301,7 +301,7 @@ WRONG = [
     ),
     ("ngram_keys", "starts", i64(1, 10), ShapeError, "starts goes from 1 to 10"),
     ("ngram_keys", "starts", i64(0, 7, 6, 10), ShapeError, "starts decreases at 2"),
-    ("ngram_keys", "n", 0, ShapeError, "n is 0, expected 1 or more"),
+    ("ngram_keys", "n", 0, ShapeError, "n is 0, expected 1 to 2147483647"),
     ("ngram_keys", "n", 1.0, DTypeError, "n is a float"),
     ("ngram_keys", "bits", 33, ShapeError, "bits is 33, expected 1 to 32"),
     ("ngram_keys", "boundary_id", -1, ShapeError, "boundary_id is -1"),

@@ -66,14 +66,14 @@ struct Finishing {
   Element* out = nullptr;
 
   void take(const float* finished, std::int64_t panel, std::int64_t block) {
-    constexpr std::int64_t side = 32;
-    const std::int64_t there = rows - block * side;
+    constexpr std::int64_t height = 32;
+    const std::int64_t there = rows - block * height;
     const std::int64_t column = panel * Panels::width;
-    left = there < side ? there : side;
+    left = there < height ? there : height;
     columns = to.cols - column < Panels::width ? to.cols - column : Panels::width;
     sums = finished;
     bias = all_bias + column;
-    out = to.data + (begin + block * side) * to.row_stride + column;
+    out = to.data + (begin + block * height) * to.row_stride + column;
   }
 
   /// Four rows: eight steps do a block.

@@ -21,7 +21,7 @@ inline Isa keys_of_rows(const NgramKeysJob<Id>& job, std::int64_t begin, std::in
   constexpr std::int64_t block_rows = 512;
   std::uint64_t key[block_rows];
   std::uint64_t bad[block_rows];
-  const bool exact = job.n * job.bits <= 64;
+  const bool exact = std::int64_t{job.n} * job.bits <= 64;
   // A shift by 64 is undefined: a single token of 64 bits does not exist, but say so here too.
   const unsigned shift = static_cast<unsigned>(job.bits) & 63u;
   for (std::int64_t first = begin; first < end; first += block_rows) {

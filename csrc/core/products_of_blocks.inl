@@ -31,8 +31,9 @@ constexpr std::int64_t few_blocks = 8;
 ///
 /// What streams by is loaded with the hint that it will not be needed soon, so that it does not
 /// drive the right side out of L1.
-inline void multiply_block(Engine& engine, const std::uint16_t* left, const std::uint16_t* right,
-                           std::int64_t steps, const float* c_in, float* c_out) {
+inline void multiply_block([[maybe_unused]] Engine& engine, const std::uint16_t* left,
+                           const std::uint16_t* right, std::int64_t steps, const float* c_in,
+                           float* c_out) {
   constexpr std::int64_t line = 64;
   constexpr std::int64_t right_line = 2 * line;
   constexpr std::int64_t c_line = block_rows * sizeof(float);
@@ -200,7 +201,7 @@ struct Waiting {
   float* place = nullptr;  // [32, 32], or null: none
 };
 
-inline void store_sums(Engine& engine, Waiting& waiting) {
+inline void store_sums([[maybe_unused]] Engine& engine, Waiting& waiting) {
   constexpr std::int64_t line = block_rows * sizeof(float);
   float* place = waiting.place;
   if (place != nullptr) {
@@ -220,10 +221,10 @@ inline void store_sums(Engine& engine, Waiting& waiting) {
 /// of 6.9 ns a product). So each sum is stored just before its tile is needed again. Twice a step
 /// runs `between.step()`. A function of its own, so that both together have all registers.
 template <typename Between>
-[[gnu::noinline]] void multiply_rows(Engine& engine, const Left* left, std::int64_t /*chunks*/,
-                                     const std::uint16_t* panel, std::int64_t steps,
-                                     const float* c_in, float* c_out, Waiting& waiting,
-                                     Between& between) {
+[[gnu::noinline]] void multiply_rows([[maybe_unused]] Engine& engine, const Left* left,
+                                     std::int64_t /*chunks*/, const std::uint16_t* panel,
+                                     std::int64_t steps, const float* c_in, float* c_out,
+                                     Waiting& waiting, Between& between) {
   constexpr std::int64_t line = 64;
   constexpr std::int64_t right_line = 2 * line;
   constexpr std::int64_t c_line = block_rows * sizeof(float);
