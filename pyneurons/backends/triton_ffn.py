@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from pyneurons.backends import triton_tiles
+from pyneurons.backends.float32_sums import float32_sums
 from pyneurons.errors import DTypeError, ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -195,7 +195,7 @@ def _up_by_torch(
 
     rows, neurons = len(x), fc1_weight.shape[0]
     z = h if len(h) else torch.empty(rows, neurons, dtype=x.dtype, device=x.device)
-    with torch.no_grad(), _sums_in_float32():
+    with torch.no_grad(), float32_sums():
         if fc1_bias is None:
             torch.mm(x, fc1_weight.T, out=z)
         else:
@@ -340,24 +340,3 @@ def _with_descriptors(launch: Callable[[], None], device: Any) -> None:
         launch()
 
     copy_context().run(run)
-
-
-@contextmanager
-def _sums_in_float32() -> Iterator[None]:
-    """Forbid cuBLAS to add parts of a sum in 16 bits, which torch allows it by default."""
-    import torch
-
-    matmul = torch.backends.cuda.matmul
-    before = (
-        matmul.allow_bf16_reduced_precision_reduction,
-        matmul.allow_fp16_reduced_precision_reduction,
-    )
-    matmul.allow_bf16_reduced_precision_reduction = False
-    matmul.allow_fp16_reduced_precision_reduction = False
-    try:
-        yield
-    finally:
-        (
-            matmul.allow_bf16_reduced_precision_reduction,
-            matmul.allow_fp16_reduced_precision_reduction,
-        ) = before

@@ -19,6 +19,7 @@ import torch
 
 from pyneurons import _env, ops
 from pyneurons.backends import DEFAULT, triton_measure
+from pyneurons.backends.float32_sums import float32_sums
 from pyneurons.engine.device_mask import DeviceMask, HostStrips
 from pyneurons.engine.device_plan import (
     Budgets,
@@ -76,28 +77,6 @@ def fc1_route(
     chosen = triton_measure.measured_route(*shape, getattr(torch, mode), where)
     device.give_back()
     return chosen.as_dict()
-
-
-@contextmanager
-def float32_sums() -> Iterator[None]:
-    """Let torch's products on a GPU sum in float32, of float32 operands that are not shortened.
-
-    Its defaults add parts of a sum in 16 bits where that is faster.
-    """
-    switches = torch.backends.cuda.matmul
-    names = (
-        "allow_tf32",
-        "allow_fp16_reduced_precision_reduction",
-        "allow_bf16_reduced_precision_reduction",
-    )
-    before = {name: getattr(switches, name) for name in names}
-    for name in names:
-        setattr(switches, name, False)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(switches, name, value)
 
 
 class DeviceEngine(Engine):

@@ -13,20 +13,18 @@ Not run on a GPU yet; the tests run the same code on CPU tensors.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from pyneurons.backends.float32_sums import float32_sums
 from pyneurons.observers import score_order
 from pyneurons.observers.score_order import CARE, LOWEST, TOP_TOKENS, error_bound, from_keys
 from pyneurons.observers.unembedding import DOUBLE_ROWS, NEURON_BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pyneurons.observers.unembedding import Unembedding
 
 _SCORES = 1 << 26
@@ -188,7 +186,7 @@ class _FirstPass:
         step = -(-near.shape[1] // (_ALIGNED * pieces)) * _ALIGNED
         terms = step + pieces + _MORE_TERMS
         bound = CARE * error_bound(scaled.norm(dim=1), lost, self.share, terms, _ROUNDOFF)
-        with _float32_sums():
+        with float32_sums():
             scores = _product(near[:, :step], self.rows[:, :step])
             for begin in range(step, near.shape[1], step):
                 part = slice(begin, begin + step)
@@ -205,18 +203,6 @@ def _product(directions: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     if rows.device.type == "cpu":  # has no such product; tests come here
         return directions.float() @ rows.float().T
     return torch.mm(directions, rows.T, out_dtype=torch.float32)
-
-
-@contextmanager
-def _float32_sums() -> Iterator[None]:
-    """Take back what a caller may have allowed: sums in float16. Other settings do not matter here."""
-    settings = torch.backends.cuda.matmul
-    before = settings.allow_fp16_accumulation
-    settings.allow_fp16_accumulation = False
-    try:
-        yield
-    finally:
-        settings.allow_fp16_accumulation = before
 
 
 def _best(
