@@ -11,7 +11,7 @@ from interleaved import Rival
 from machine import BEST, CPP
 from opt_shapes import random_bits
 from pyneurons import ops, reference
-from pyneurons.observers.firing import EXAMPLES, hashed_order
+from pyneurons.observers.firing import EXAMPLES
 
 if TYPE_CHECKING:
     from interleaved import Interleaved
@@ -36,7 +36,11 @@ def bench_firing_rows(
     mask = random_bits(rows, WORDS)
     for neuron in range(0, NEURONS, NEURONS // SILENT):
         mask[:, neuron // 32] &= ~np.uint32(1 << neuron % 32)
-    order = hashed_order(rows) if ordered == "sampled" else None
+    order = (
+        np.random.default_rng(0).permutation(rows).astype(np.int32)
+        if ordered == "sampled"
+        else None
+    )
     found_rows = np.empty((NEURONS, limit), dtype=np.int64)
     found = np.empty(NEURONS, dtype=np.int64)
 

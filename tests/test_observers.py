@@ -19,8 +19,9 @@ from pyneurons.errors import InputError
 from pyneurons.model import opt
 from pyneurons.model.checkpoint import read_config
 from pyneurons.observers import firing, ngram, suppression, weights
-from pyneurons.observers.firing import EXAMPLES, FiringObserver, hashed_order
+from pyneurons.observers.firing import EXAMPLES, FiringObserver
 from pyneurons.observers.position import PositionObserver
+from pyneurons.observers.row_keys import RowKeys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,7 +150,7 @@ def test_positions_are_those_of_a_sum(context: int, threads: int) -> None:
 def test_rows_of_neurons_that_fire_seldom(
     rows_a_fire: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neuron f fires f times: the first fire, and the first 16 fires in the order of hashes.
+    """Neuron f fires f times: the first fire, and the first 16 fires in the order of keys.
 
     From those that are at most so frequent all rows are found, from the others 16.
     """
@@ -161,7 +162,7 @@ def test_rows_of_neurons_that_fire_seldom(
         fires[generator.choice(made.tokens, f, replace=False), f] = True
     observer = FiringObserver.build(made)
     found = observer.observe(reference.pack(fires), 40, backend=None, threads=1)
-    order = hashed_order(made.tokens)
+    order = RowKeys.of(made).order()
     for f in range(40):
         examples = order[fires[order, f]][:EXAMPLES].tolist()
         assert found["first_fire"][f] == (np.flatnonzero(fires[:, f])[0] if f else -1)
@@ -228,11 +229,22 @@ def test_histogram_entries_refuse_what_does_not_fit() -> None:
         _core.histogram_entries(plain, plain, 0)
 
 
-def test_the_hash_order_is_a_permutation_and_stays_the_same() -> None:
-    order = hashed_order(1000)
-    assert sorted(order.tolist()) == list(range(1000))
-    assert order[:4].tolist() == hashed_order(1000)[:4].tolist()
-    assert np.corrcoef(order, np.arange(1000))[0, 1] ** 2 < 0.02
+def test_the_order_of_rows_is_a_permutation_that_the_text_decides() -> None:
+    generator = np.random.default_rng(0)
+    documents = [generator.integers(3, 9, size=n).tolist() for n in (1, 1, 1, 7, 300, 40)]
+    documents += documents[-2:]
+    made = corpus.read(documents, None, context=16, vocab_size=10, packing="document")
+    keys = RowKeys.of(made)
+    order = keys.order()
+    assert sorted(order.tolist()) == list(range(made.tokens))
+    assert np.corrcoef(order, np.arange(made.tokens))[0, 1] ** 2 < 0.02
+    every = keys.of_rows(np.arange(made.tokens))
+    assert np.array_equal(np.argsort(every), order)
+    assert np.unique(every).size == made.tokens, "equal sequences have keys of their own"
+    # The same sequences in another order: the same rows come first.
+    turned = corpus.read(documents[::-1], None, context=16, vocab_size=10, packing="document")
+    of_turned = RowKeys.of(turned).of_rows(np.arange(turned.tokens))
+    assert np.array_equal(np.sort(of_turned), np.sort(every))
 
 
 @pytest.mark.parametrize("affine", [True, False])

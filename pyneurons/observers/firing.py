@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyneurons import ops
+from pyneurons.observers.row_keys import RowKeys
 
 if TYPE_CHECKING:
     from pyneurons.corpus import Corpus
@@ -18,35 +19,15 @@ EXAMPLES = 16
 _ROWS_A_FIRE = 2048
 _SELDOM = 256
 ROWS_BYTES = 48 * _SELDOM
-"""What the rows of one such neuron take with their hashes and order, while a strip is counted."""
-_NO_HASH = np.uint64(2**64 - 1)
-
-
-def hashed_order(rows: int) -> np.ndarray:
-    """Return the rows 0..rows-1 in the order of a 64-bit hash of their index, int32 [rows].
-
-    The hash is splitmix64's finaliser, so the order is a fixed pseudo-random permutation that
-    depends on nothing but the index. Cost: 8 bytes a row while it is made, 4 kept.
-    """
-    # No two are equal; the sort that is not stable takes a third of the time and less memory.
-    return np.argsort(_hashed(np.arange(rows))).astype(np.int32)
-
-
-def _hashed(rows: np.ndarray) -> np.ndarray:
-    """Return the hashes of rows, uint64."""
-    with np.errstate(over="ignore"):
-        mixed = (rows + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
-    return mixed
+"""What the rows of one such neuron take with their keys and order, while a strip is counted."""
+_NO_KEY = np.uint64(2**64 - 1)
 
 
 @dataclass(frozen=True)
 class FiringObserver:
     """Counts fires by domain, at BOS, at separators and in partial sequences.
 
-    Built once for a corpus; holds 4 bytes a row for the sampling order, and the rows of partial
+    Built once for a corpus; holds 4 bytes a row for the order of examples, and the rows of partial
     sequences.
     """
 
@@ -55,7 +36,8 @@ class FiringObserver:
     special_segments: np.ndarray  # [3]
     partial_order: np.ndarray  # rows of sequences shorter than the context, by domain
     partial_segments: np.ndarray  # [domains + 1]
-    sample_order: np.ndarray  # [N]
+    keys: RowKeys
+    sample_order: np.ndarray  # [N], rows by their keys
 
     @classmethod
     def build(cls, corpus: Corpus) -> FiringObserver:
@@ -74,13 +56,15 @@ class FiringObserver:
         per_domain = np.bincount(
             corpus.sequence_domain[partial], weights=lengths, minlength=len(corpus.domains)
         ).astype(np.int64)
+        keys = RowKeys.of(corpus)
         return cls(
             domain_rows=np.asarray(corpus.domain_rows, dtype=np.int64),
             special_order=np.concatenate([bos, separators]).astype(np.int32),
             special_segments=np.array([0, bos.size, bos.size + separators.size], dtype=np.int64),
             partial_order=rows.astype(np.int32),
             partial_segments=np.concatenate([[0], np.cumsum(per_domain)]).astype(np.int64),
-            sample_order=hashed_order(corpus.tokens),
+            keys=keys,
+            sample_order=keys.order(),
         )
 
     def observe(
@@ -102,12 +86,12 @@ class FiringObserver:
         dict
             ``fires``, ``bos_fires``, ``separator_fires`` int64 [F]; ``domain_fires``,
             ``partial_fires`` int64 [domains, F]; ``first_fire`` int64 [F], -1 when it never
-            fires; ``examples`` int64 [16, F] rows in hash order, -1 where there are fewer.
+            fires; ``examples`` int64 [16, F] rows by their keys, -1 where there are fewer.
 
         Notes
         -----
         Cost: two passes over the bits in order, one of them for words with a neuron that fires
-        seldom, and a small part of one in hash order: it ends where all others have their 16 rows.
+        seldom, and a small part of one in the order of keys: it ends where all others have their 16 rows.
         """
         domains = self.domain_rows.size - 1
         by_domain = np.zeros((domains, neurons), dtype=np.int64)
@@ -150,7 +134,7 @@ class FiringObserver:
         """Return ``first_fire`` [F] and ``examples`` [16, F].
 
         To wait for the rows of neurons that fire seldom is to read the whole mask in the order of
-        hashes. All their rows are found in order instead, which is three times as fast.
+        keys. All their rows are found in order instead, which is three times as fast.
         """
         seldom = min(len(mask) // _ROWS_A_FIRE, _SELDOM)
         examples = np.full((EXAMPLES, fires.size), -1, dtype=np.int64)
@@ -159,10 +143,10 @@ class FiringObserver:
         first = rows[:, 0].copy() if rows.size else np.full(fires.size, -1, dtype=np.int64)
         some = np.flatnonzero((fires > 0) & (fires <= seldom))
         rows = rows[some]
-        hashes = np.full(rows.shape, _NO_HASH)
+        keys = np.full(rows.shape, _NO_KEY)
         here = rows >= 0
-        hashes[here] = _hashed(rows[here])
-        best = np.argsort(hashes, axis=1)[:, :EXAMPLES]
+        keys[here] = self.keys.of_rows(rows[here])
+        best = np.argsort(keys, axis=1)[:, :EXAMPLES]
         examples[: best.shape[1], some] = np.take_along_axis(rows, best, axis=1).T
 
         often = np.flatnonzero(fires > seldom)
