@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from pyneurons._merge import merge
 from pyneurons._scan import load, scan
 from pyneurons._scanned import Scan
 
 __version__ = version("pyneurons-scan")
-__all__ = ["Scan", "__version__", "load", "scan"]
+__all__ = ["Scan", "__version__", "load", "merge", "scan"]

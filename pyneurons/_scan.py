@@ -13,14 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pyneurons import _env
 from pyneurons._progress import Progress
 from pyneurons._scanned import Scan
 from pyneurons.errors import InputError
 from pyneurons.ledger import Plan
-from pyneurons.result import FORMAT, Run, columns_of
+from pyneurons.result import FORMAT, Run
 from pyneurons.run_writer import RunWriter
 
 if TYPE_CHECKING:
@@ -189,9 +187,9 @@ def scan(
     from pyneurons.engine.identity import identity
     from pyneurons.engine.plan import parse_memory
     from pyneurons.engine.quantity import size_of
+    from pyneurons.engine.record import write_tokens
     from pyneurons.engine.run import Engine, Settings
-    from pyneurons.model.checkpoint import Checkpoint, load_tokenizer, resolve
-    from pyneurons.model.loaded import LoadedModel
+    from pyneurons.model.checkpoint import load_tokenizer
     from pyneurons.model.tokenizer import tokenizer_of
     from pyneurons.observers.unembedding import PROJECTIONS
 
@@ -217,14 +215,7 @@ def scan(
     chosen = backends.resolve(_backend(backend, device))
 
     with tempfile.TemporaryDirectory(prefix="pyneurons-") as scratch:
-        if not isinstance(model, (str, Path)):
-            checkpoint: WeightSource = LoadedModel(model)
-        elif model == DEMO:
-            checkpoint = Checkpoint(demo.model_directory())
-        elif model == UNTRAINED:
-            checkpoint = Checkpoint(demo.untrained_twin(Path(scratch) / "untrained"))
-        else:
-            checkpoint = Checkpoint(resolve(model))
+        checkpoint = open_model(model, Path(scratch))
         if own_tokenizer is None and checkpoint.directory is not None:
             own_tokenizer = load_tokenizer(checkpoint.directory)
         config = checkpoint.config
@@ -338,9 +329,9 @@ def scan(
                 | {"began_unix_s": began, "computed_again": sorted(writer.set_aside)},
                 "environment": _environment(chosen.name, chosen.isa),
             }
-            _write_tokens(writer, tokens.strings, engine.token_counts)
+            write_tokens(writer, tokens)
             partial = Scan(writer.view(manifest))
-            writer.append("neurons", columns_of(partial.neuron_table()))
+            writer.append("neurons", partial.neuron_table())
             manifest["timing"]["total_s"] = time.time() - began
             run = writer.finish(manifest)
             tokens.close()
@@ -383,6 +374,21 @@ def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
         message = f"layers: {list(layers)} is not a list of layers between 0 and {depth - 1}"
         raise InputError(message)
     return wanted
+
+
+def open_model(model: str | Path | Any, scratch: Path) -> WeightSource:
+    """Return the weights of a model, named as for `scan`; what has to be made goes to ``scratch``."""
+    from pyneurons import demo
+    from pyneurons.model.checkpoint import Checkpoint, resolve
+    from pyneurons.model.loaded import LoadedModel
+
+    if not isinstance(model, (str, Path)):
+        return LoadedModel(model)
+    if model == DEMO:
+        return Checkpoint(demo.model_directory())
+    if model == UNTRAINED:
+        return Checkpoint(demo.untrained_twin(scratch / "untrained"))
+    return Checkpoint(resolve(model))
 
 
 def open_device() -> Device[Any]:
@@ -485,14 +491,3 @@ def _environment(backend: str, isa: str | None) -> dict[str, Any]:
         "backend": backend,
         "isa": isa,
     }
-
-
-def _write_tokens(
-    writer: RunWriter, strings: Sequence[str | None], token_counts: np.ndarray
-) -> None:
-    size = token_counts.size
-    known = list(strings[:size]) + [None] * (size - len(strings))
-    writer.append(
-        "tokens",
-        {"id": np.arange(size, dtype=np.int32), "string": known, "count": token_counts},
-    )

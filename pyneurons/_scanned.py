@@ -118,6 +118,17 @@ class Scan:
         """The string of each token id, None where there is none."""
         return self._run.strings
 
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The scans that a merged run was made of, each with its corpus; none for a scan."""
+        merged = self.manifest.get("merged")
+        return [] if merged is None else list(merged["parts"])
+
+    @property
+    def has_suppression(self) -> bool:
+        """Whether the scores of triggers are known."""
+        return self._run.has_suppression
+
     # -- arrays [L, F] -------------------------------------------------------------------------
 
     @property
@@ -228,16 +239,55 @@ class Scan:
         self._run.check_order(n)
         return self._run.array(f"ngram_fires_{n}")
 
-    def coverage(self, n: int, share: float | str | Fraction | None = None) -> np.ndarray:
-        """Return covering numbers, int64 [L, F]; at any share, from the exact histograms."""
+    def exact(self, n: int) -> np.ndarray:
+        """Return of which neurons the n-gram statistics are exact, bool [L, F].
+
+        All of a scan, and of a merged run whose runs kept their bits; of other merged runs those all
+        of whose n-grams every run lists.
+        """
         self._run.check_order(n)
-        exact = DEFAULT_SHARE if share is None else exact_share(share)
-        if exact == DEFAULT_SHARE:
+        if not self._run.in_bounds:
+            return np.ones(self.fires.shape, dtype=np.bool_)
+        return self._run.array(f"exact_{n}")
+
+    def coverage(self, n: int, share: float | str | Fraction | None = None) -> np.ndarray:
+        """Return covering numbers, int64 [L, F]; at any share, from the exact histograms.
+
+        Raises
+        ------
+        InputError
+            In a merged run that knows some in bounds only: see `exact`, `coverage_bounds`.
+        """
+        open_ = int(np.count_nonzero(~self.exact(n)))
+        if open_:
+            message = f"coverage: of {open_:,} neurons the covering number for n = {n} is known in "
+            message += "bounds only: coverage_bounds() gives them, exact() tells which; runs that "
+            message += "are scanned with keep_bits=True are merged exactly"
+            raise InputError(message)
+        return self.coverage_bounds(n, share)[1]
+
+    def coverage_bounds(
+        self, n: int, share: float | str | Fraction | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the largest possible covering numbers, int64 [L, F] each.
+
+        Equal where `exact`. Else what the counts of all parts give at best and at worst:
+        `pyneurons.merging.histograms`.
+        """
+        self._run.check_order(n)
+        wanted = DEFAULT_SHARE if share is None else exact_share(share)
+        most = self._coverage(n, wanted, "histogram")
+        if not self._run.in_bounds:
+            return most, most
+        return np.where(self.exact(n), most, self._coverage(n, wanted, "aligned")), most
+
+    def _coverage(self, n: int, share: Fraction, histogram: str) -> np.ndarray:
+        if share == DEFAULT_SHARE and histogram == "histogram":
             return self._run.array(f"coverage_{n}")
         total = self.ngram_fires(n)
         return np.stack(
             [
-                covering_number(*self._run.histogram(layer, n), total[row], exact)
+                covering_number(*self._run.histogram(layer, n, histogram), total[row], share)
                 for row, layer in enumerate(self.layers)
             ]
         )
@@ -248,7 +298,11 @@ class Scan:
 
     # -- tables --------------------------------------------------------------------------------
 
-    def _detectors(
+    def _detectors(self, n: int, **thresholds: Any) -> dict[str, Any]:
+        """Return the certain detectors."""
+        return detection.decided(self._judged(n, **thresholds))
+
+    def _judged(
         self,
         n: int,
         K: int | None = None,
@@ -265,13 +319,14 @@ class Scan:
                 layers=self.layers,
                 fires=self.fires,
                 ngram_fires=self.ngram_fires(n),
-                covering=self.coverage(n, coverage),
+                covering=self.coverage_bounds(n, coverage)[0],
                 n=n,
                 K=K,
                 coverage=coverage,
                 precision=precision,
                 min_count=min_count,
                 strings=self.strings,
+                exact=self.exact(n),
             )
         found: dict[str, Any] = self._memo[key]
         return found
@@ -294,9 +349,10 @@ class Scan:
         """Return the neurons that detect n-grams (definition 4), one row each.
 
         Exact for any thresholds, or refused with an InputError where the run does not keep what
-        they need (see ``list_limit`` of `scan`).
+        they need (see ``list_limit`` of `scan`). Rows of a merged run with ``exact`` false are neurons
+        that may be detectors or not; everything that is made of detectors leaves them out.
         """
-        return table(self._detectors(n, K, coverage, precision, min_count))
+        return table(self._judged(n, K, coverage, precision, min_count))
 
     def expected_detectors(self, n: int = 1, **thresholds: Any) -> ExpectedDetectors:
         """Return how many detectors neurons with the same A_n, firing at random, would make."""
@@ -360,6 +416,14 @@ class Scan:
     def _suppression(self, n: int = 1) -> dict[str, Any]:
         if ("suppression", n) not in self._memo:
             self._run.check_order(n)
+            if not self.has_suppression:
+                message = (
+                    "suppression: a merged run has scores of triggers only where it was merged "
+                )
+                message += (
+                    "with model= (--model): which n-grams trigger a neuron follows from all runs"
+                )
+                raise InputError(message)
             rows = columns_of(self._run.table("suppression", n=n))
             found = self._detectors(n)
             width = self._run.n_neurons
@@ -426,11 +490,18 @@ class Scan:
         columns["positional"] = is_positional
         columns["positional_type"] = kind
         columns["positional_strength"] = strength
-        tables = {n: self._detectors(n) for n in self._run.ngram_orders}
         for n in self._run.ngram_orders:
             columns[f"ngram_fires_{n}"] = self.ngram_fires(n).reshape(-1)
-            columns[f"coverage_{n}"] = self.coverage(n).reshape(-1)
-        columns["role"] = detection.roles(tables, self.layers, width).reshape(-1)
+            least, most = (values.reshape(-1) for values in self.coverage_bounds(n))
+            columns[f"coverage_{n}"] = most
+            if self._run.in_bounds:
+                exact = self.exact(n).reshape(-1)
+                columns[f"coverage_{n}"] = np.ma.array(most, mask=~exact)
+                columns |= {f"coverage_{n}_least": least, f"coverage_{n}_most": most}
+                columns[f"exact_{n}"] = exact
+        tables = {n: self._judged(n) for n in self._run.ngram_orders}
+        role = detection.roles(tables, self.layers, width).reshape(-1)
+        columns["role"] = np.ma.array(role, mask=role < 0) if (role < 0).any() else role
         return table(columns)
 
     @property
@@ -489,6 +560,7 @@ class Scan:
             "occurrences": entry["occurrences"],
             "precision": entry["fires"] / entry["occurrences"],
             "covered": entry["covered"],
+            "fires_most": entry.get("fires_most", entry["fires"]),
         }
 
     def vocabulary(

@@ -19,10 +19,8 @@ from pyneurons.errors import InputError, IntegrityError, PyneuronsError
 from pyneurons.ledger import PLAN, Ledger, Plan, fingerprint
 from pyneurons.result import (
     Run,
-    columns_of,
     final_files,
     read_sums,
-    table,
     unfinished,
     wrong_sums,
 )
@@ -148,7 +146,7 @@ def _check_numbers(run: Run, found: Verified) -> None:
     _check_corpus(run, scan, found)
     for layer in run.layers:
         _check_layer(run, layer, found)
-    stored, made = scan.neurons, table(columns_of(scan.neuron_table()))
+    stored, made = scan.neurons, scan.neuron_table()
     for name in made.column_names:
         found.hold(
             f"neurons.parquet agrees with the counters in {name!r}", _equal(stored, made, name)
@@ -212,6 +210,8 @@ def _check_layer(run: Run, layer: int, found: Verified) -> None:
         covering = covering_number(*histogram, total)
         same = np.array_equal(covering, run.layer_array(layer, f"coverage_{n}"))
         found.hold(f"layer {layer}: covering numbers follow from the {n}-gram histogram", same)
+        if run.in_bounds:
+            _check_bounds(run, layer, n, total, covering, found)
         rows = run.table("ngrams", layer=layer, n=n)
         neuron, fires = (rows.column(name).to_numpy() for name in ("neuron", "fires"))
         listed = np.zeros(run.n_neurons, dtype=np.int64)
@@ -231,3 +231,27 @@ def _check_layer(run: Run, layer: int, found: Verified) -> None:
         found.hold(
             f"layer {layer}: the bits add up to the fires", np.array_equal(summed, arrays["fires"])
         )
+
+
+def _check_bounds(
+    run: Run, layer: int, n: int, total: np.ndarray, covering: np.ndarray, found: Verified
+) -> None:
+    """Check what a merged run knows in bounds."""
+    exact = run.layer_array(layer, f"exact_{n}")
+    numbers = {}
+    for name in ("aligned", "disjoint"):
+        offsets, count, number = histogram = run.histogram(layer, n, name)
+        summed = np.concatenate([[0], np.cumsum(count * number)])
+        held = summed[offsets[1:]] - summed[offsets[:-1]]
+        statement = f"layer {layer}: the {name} counts of {n}-grams add up to A_{n}"
+        found.hold(statement, np.array_equal(held, total))
+        numbers[name] = covering_number(*histogram, total)
+    inside = (numbers["aligned"] <= covering) & (covering <= numbers["disjoint"])
+    found.hold(
+        f"layer {layer}: covering numbers of {n}-grams lie in their bounds", bool(inside.all())
+    )
+    rows = run.table("ngrams", layer=layer, n=n)
+    neuron = rows.column("neuron").to_numpy()
+    least, most = (rows.column(name).to_numpy() for name in ("fires", "fires_most"))
+    right = (least <= most) & (~exact[neuron] | (least == most))
+    found.hold(f"layer {layer}: fires on {n}-grams lie in their bounds", bool(right.all()))

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from pyneurons import _scan
+from pyneurons import _merge, _scan
 from pyneurons._stopping import Stopping, stopping
 from pyneurons.errors import (
     IncompleteError,
@@ -132,6 +132,7 @@ def _finish(scan: Scan, *, figures: bool) -> None:
     console.print(f"run in {scan.directory}")
     example = f"{scan.layers[0]}.0"
     detectors = scan.detectors(n=1).to_pylist() if 1 in scan.manifest["settings"]["ngrams"] else []
+    detectors = [found for found in detectors if found["exact"]]
     if detectors:
         example = f"{detectors[0]['layer']}.{detectors[0]['neuron']}"
     console.print(Text(f"next: pyneurons show {scan.directory} {example}", style="dim"))
@@ -299,6 +300,44 @@ def scan_command(
 
 
 @app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Runs of one model over disjoint corpora.")],
+    out: Annotated[Path, typer.Option(help="Directory of the merged run, a new one.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model of the runs: scores the triggers of the merged detectors."),
+    ] = None,
+    allow_repeats: Annotated[
+        bool, typer.Option("--allow-repeats", help="Count text again that two runs have in common.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew; replace a finished run.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(help="Default: all processors.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+) -> None:
+    """Join runs of one model over disjoint corpora into one run, without running the model.
+
+    Firing, domain and position counts are those of one scan of all the text; so are n-gram statistics
+    where the runs kept their bits, and of all neurons whose n-grams every run lists. Others have bounds.
+
+    [bold]pyneurons merge runs/jan runs/feb runs/mar --out runs/quarter[/bold]
+    [bold]pyneurons merge runs/wiki runs/code --model ./opt-125m --out runs/both[/bold]
+    """
+    with _resumable(out):
+        merged = _merge.merge(
+            runs,
+            out=out,
+            model=model,
+            allow_repeats=allow_repeats,
+            overwrite=overwrite,
+            threads=threads,
+            progress=progress,
+        )
+    _finish(merged, figures=False)
+
+
+@app.command()
 def convert(
     source: Annotated[
         str, typer.Argument(help="Directory with pytorch_model.bin, or Hugging Face id.")
@@ -357,7 +396,8 @@ def status(run: Annotated[Path, typer.Argument(help="The --out of a scan.")]) ->
         corpus, numeric = there.plan.identity["corpus"], there.plan.identity["numeric"]
         print(f"model {there.plan.given['model']}, {corpus['tokens']:,} tokens, {numeric['mode']}")
     if there.done != there.layers:
-        print(f"the forward pass goes on with layer {there.boundary}")
+        merged = there.plan is not None and "parts" in there.plan.identity["corpus"]
+        print("" if merged else f"the forward pass goes on with layer {there.boundary}\n", end="")
     print(f"{there.owner} is writing it" if there.owner else "no process is writing it")
     for name, how in there.wrong.items():
         print(f"damaged: {name}: {how}; it will be computed again")

@@ -79,12 +79,14 @@ def _arrow(values: Any) -> pa.Array:
     return pa.array(values)
 
 
-def table(columns: Mapping[str, Any]) -> pa.Table:
-    """Make an Arrow table of columns.
+def table(columns: Mapping[str, Any] | pa.Table) -> pa.Table:
+    """Make an Arrow table of columns; one that is a table stays as it is.
 
     A 2-d array becomes a fixed-size list, an array of objects a column of strings and nulls, a
     masked array a column with nulls.
     """
+    if isinstance(columns, pa.Table):
+        return columns
     return pa.table({name: _arrow(values) for name, values in columns.items()})
 
 
@@ -184,11 +186,23 @@ def read_part(path: Path) -> Table:
         return opened.read_all()
 
 
+def is_in_bounds(manifest: Mapping[str, Any]) -> bool:
+    """Whether n-gram statistics of some neurons may be known in bounds only: merged without bits."""
+    return "merged" in manifest and not manifest["settings"]["keep_bits"]
+
+
+def has_suppression(manifest: Mapping[str, Any]) -> bool:
+    """Whether there are scores of triggers: not in runs that were merged without the model."""
+    return "merged" not in manifest or bool(manifest["merged"]["suppression"])
+
+
 def final_files(manifest: Mapping[str, Any]) -> list[str]:
     """Return the names of the files of a finished run with ``out=``, but `SUMS`."""
     settings = manifest["settings"]
     names = ["manifest.json", "plan.json", "corpus.safetensors"]
-    names += [f"{name}.parquet" for name in TABLES if name != "ngrams" or settings["ngrams"]]
+    absent = set() if settings["ngrams"] else {"ngrams"}
+    absent |= set() if has_suppression(manifest) else {"suppression"}
+    names += [f"{name}.parquet" for name in TABLES if name not in absent]
     for layer in manifest["layers"]:
         names.append(counts_file(layer))
         names += [bits_file(layer)] if settings["keep_bits"] else []
@@ -269,6 +283,8 @@ class Run:
         self.domains: list[str] = list(manifest["corpus"]["domains"])
         self.n_neurons: int = manifest["model"]["ffn_dim"]
         self.context: int = manifest["settings"]["context"]
+        self.in_bounds: bool = is_in_bounds(manifest)
+        self.has_suppression: bool = has_suppression(manifest)
         self._cache: dict[str, Any] = {}
 
     @classmethod
@@ -313,11 +329,24 @@ class Run:
 
     def layer_array(self, layer: int, name: str) -> np.ndarray:
         """Return one array of one layer (absolute id); unsigned counters come back as int64."""
+        values = self.stored_layer_array(layer, name)
+        return values.astype(np.int64) if values.dtype.kind == "u" else values
+
+    def _check_layer(self, layer: int) -> None:
         if layer not in self.layers:
             message = f"layer {layer} was not scanned; scanned layers: {self.layers}"
             raise InputError(message)
-        values = self._read(counts_file(layer), name)
-        return values.astype(np.int64) if values.dtype.kind == "u" else values
+
+    def stored_layer_array(self, layer: int, name: str) -> np.ndarray:
+        """Return one array of one layer in the type in which it is stored."""
+        self._check_layer(layer)
+        return self._read(counts_file(layer), name)
+
+    def layer_names(self, layer: int) -> list[str]:
+        """Return the names of the arrays of one layer, sorted."""
+        self._check_layer(layer)
+        with safe_open(self.directory / counts_file(layer), framework="numpy") as opened:
+            return sorted(opened.keys())
 
     def array(self, name: str) -> np.ndarray:
         """Return one array of every scanned layer, stacked: [L, ...]."""
@@ -328,20 +357,29 @@ class Run:
 
     def bits(self, layer: int) -> np.ndarray:
         """Return the bits of one layer, bool [N, F]; needs a scan with ``keep_bits=True``."""
+        words = self.bit_words(layer)
+        bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=2, bitorder="little")
+        return np.concatenate(list(bits), axis=1)[:, : self.n_neurons].astype(np.bool_)
+
+    def bit_words(self, layer: int) -> np.ndarray:
+        """Return the bits of one layer as they are stored, uint32 [strips, N, words], mapped."""
         path = self.directory / bits_file(layer)
         if not path.exists():
             message = f"the bits of layer {layer} were not kept; scan with keep_bits=True"
             raise InputError(message)
-        words = np.load(path, mmap_mode="r", allow_pickle=False)
-        bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=2, bitorder="little")
-        return np.concatenate(list(bits), axis=1)[:, : self.n_neurons].astype(np.bool_)
+        words: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return words
 
-    def histogram(self, layer: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (offsets [F+1], count, number): how many n-grams have which count, per neuron."""
+    def histogram(
+        self, layer: int, n: int, name: str = "histogram"
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (offsets [F+1], count, number): how many n-grams have which count, per neuron.
+
+        Of a merged run also ``"aligned"`` and ``"disjoint"``: see `pyneurons.merging.histograms`.
+        """
         self.check_order(n)
         offsets, count, number = (
-            self.layer_array(layer, f"histogram_{n}_{part}")
-            for part in ("offsets", "count", "number")
+            self.layer_array(layer, f"{name}_{n}_{part}") for part in ("offsets", "count", "number")
         )
         return offsets, count, number
 

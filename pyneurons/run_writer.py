@@ -21,6 +21,7 @@ from pyneurons.result import (
     SUMS,
     TABLES,
     Run,
+    Table,
     TableWriter,
     bits_file,
     check_out,
@@ -275,7 +276,9 @@ class RunWriter:
 
         self._write(bits_file(layer), fill)
 
-    def append(self, name: str, columns: Mapping[str, Any], layer: int | None = None) -> None:
+    def append(
+        self, name: str, columns: Mapping[str, Any] | Table, layer: int | None = None
+    ) -> None:
         """Append rows (one row group) to the table ``name``; rows of a layer, if it has such."""
         if name not in TABLES:
             message = f"no table is called {name!r}; tables: {', '.join(TABLES)}"

@@ -12,7 +12,13 @@ import pytest
 
 from firing_lists import count, histograms, made_up, spectrum, totals
 from pyneurons.analysis import detectors as module
-from pyneurons.analysis.detectors import detectors, expected_detectors, roles, supported
+from pyneurons.analysis.detectors import (
+    decided,
+    detectors,
+    expected_detectors,
+    roles,
+    supported,
+)
 from pyneurons.covering import covering_number
 from pyneurons.errors import InputError, IntegrityError, ShapeError
 
@@ -310,7 +316,14 @@ def test_a_role_is_the_smallest_n():
         1: {"layer": np.array([4]), "neuron": np.array([1])},
         2: {"layer": np.array([6, 6]), "neuron": np.array([2, 3])},
     }
+    for table in tables.values():
+        table["exact"] = np.ones(table["layer"].size, dtype=bool)
     assert roles(tables, [4, 6], 4).tolist() == [[3, 1, 0, 0], [0, 0, 2, 2]]
+    # Open for bigrams: so is the role of neurons that detect no token.
+    tables[2]["exact"][:] = False
+    assert roles(tables, [4, 6], 4).tolist() == [[3, 1, 0, 0], [0, 0, -1, -1]]
+    tables[3] = decided(tables[2])
+    assert tables[3]["layer"].size == 0
 
 
 # ----- what chance makes --------------------------------------------------------------------------

@@ -42,9 +42,10 @@ LEFT = {
     "demo": 5,
     "observers": 6,
     "engine": 7,
+    "merging": 7.5,
 }
 RIGHT = {"analysis": 2, "report": 3, "_scanned": 4, "_verify": 5}
-TOP = {"_scan": 8, "__init__": 9, "_stopping": 9, "cli": 10, "__main__": 11}
+TOP = {"_scan": 8, "_merge": 8.5, "__init__": 9, "_stopping": 9, "cli": 10, "__main__": 11}
 RANKS = GROUND | LEFT | RIGHT | TOP
 
 ONLY_IN = {

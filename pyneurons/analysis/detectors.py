@@ -28,6 +28,7 @@ DRAWS: Final = 200
 NEGLIGIBLE: Final = 1e-12
 """A probability below this is taken as 0 by `expected_detectors`, after a proof of the bound."""
 
+_NEVER: Final = np.iinfo(np.int64).max
 _DRAWN_AT_ONCE = 1 << 22  # positions; 32 MiB
 _TILTS = np.geomspace(1e-6, 64.0, 64)
 
@@ -50,6 +51,7 @@ def detectors(
     precision: float | str | Fraction = DEFAULT_SHARE,
     min_count: int = 1,
     strings: Sequence[str | None] = (),
+    exact: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Find the neurons that detect n-grams.
 
@@ -82,6 +84,9 @@ def detectors(
         Restricts (b) only.
     strings : sequence of str or None
         The string of each token id; empty without a tokenizer.
+    exact : bool [L, F], optional
+        False for neurons of a merged run of which the n-grams are known in bounds only: ``covering``
+        and the ``fires`` of their rows are the least possible. Default: all are exact.
 
     Returns
     -------
@@ -90,12 +95,14 @@ def detectors(
         covering``; ``covered``, a list of token-id lists, most fires first; ``strings``, their
         strings (None without a tokenizer); ``coverage``, the share of A_n that they hold;
         ``min_occurrences``, the least of their occurrences; ``support``, the fires on those of
-        them that occur at least 5 times.
+        them that occur at least 5 times; ``exact``. A neuron that is not exact and may pass (a) has
+        a row with ``exact`` false: it may be a detector or not, ``covered`` are the n-grams that it
+        covers for certain, and numbers are the least possible.
 
     Raises
     ------
     InputError
-        A neuron that passes (a) has no complete list, so that (b) cannot be decided exactly.
+        An exact neuron that passes (a) has no complete list, so that (b) cannot be decided exactly.
     IntegrityError
         A complete list contradicts A_n or the covering number.
     """
@@ -110,6 +117,7 @@ def detectors(
             )
             raise ShapeError(message)
     width = fires.shape[1]
+    exact = np.ones(fires.shape, dtype=np.bool_) if exact is None else np.asarray(exact)
 
     passes = (covering >= 1) & (covering <= rule.K)  # (a)
     place = _places(ids, ngrams["layer"]) * width + ngrams["neuron"]
@@ -121,14 +129,15 @@ def detectors(
     occurrences = ngrams["occurrences"][rows].astype(np.int64)
     wanted = np.flatnonzero(passes.reshape(-1))
     total = ngram_fires.reshape(-1)[wanted].astype(np.int64)
+    known = exact.reshape(-1)[wanted]
     names = [f"{ids[i // width]}.{i % width}" for i in wanted]
-    _check_whole(
-        names, np.searchsorted(wanted, place), row_fires, ngrams["complete"][rows], total, rule
-    )
+    owner = np.searchsorted(wanted, place)
+    _check_whole(names, owner, row_fires, ngrams["complete"][rows], total, known, rule)
     judged = _judge(place, row_fires, occurrences, total, rule)
     expected = covering.reshape(-1)[wanted]
-    if (judged.covering != expected).any():
-        first = int(np.flatnonzero(judged.covering != expected)[0])
+    contradicts = known & (judged.covering != expected)
+    if contradicts.any():
+        first = int(np.flatnonzero(contradicts)[0])
         message = (
             f"detectors: the n-grams of neuron {names[first]} give the covering number "
             f"{int(judged.covering[first])} at a share of {rule.coverage}, "
@@ -137,7 +146,8 @@ def detectors(
         raise IntegrityError(message)
 
     tokens = np.stack([ngrams[f"t{j}"][rows] for j in range(n)], axis=1).astype(np.int64)
-    keep = np.flatnonzero(judged.holds)
+    keep = np.flatnonzero(judged.holds | ~known)
+    some = judged.least[keep] < _NEVER  # not all that are not exact cover an n-gram for certain
     covered: list[list[list[int]]] = []
     for i in keep:
         mine = slice(judged.starts[i], judged.ends[i])
@@ -149,18 +159,28 @@ def detectors(
         "n": np.full(chosen.size, n, dtype=np.int64),
         "fires": fires.reshape(-1)[chosen].astype(np.int64),
         "ngram_fires": total[keep].astype(np.int64),
-        "covering": judged.covering[keep],
+        "covering": expected[keep].astype(np.int64),
         "covered": covered,
         "strings": [_strings(lists, strings) for lists in covered],
         "coverage": judged.held[keep] / np.maximum(total[keep], 1),
-        "min_occurrences": judged.least[keep],
+        "min_occurrences": np.where(some, judged.least[keep], 0),
         "support": judged.support[keep],
+        "exact": known[keep],
     }
 
 
 def supported(table: Mapping[str, Any]) -> np.ndarray:
     """Return which detectors are supported: ``20 * support >= 19 * A_n``, bool."""
     return np.asarray(20 * np.asarray(table["support"]) >= 19 * np.asarray(table["ngram_fires"]))
+
+
+def decided(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows of a table of `detectors` that are exact: the certain detectors."""
+    keep = np.flatnonzero(table["exact"])
+    return {
+        name: values[keep] if isinstance(values, np.ndarray) else [values[i] for i in keep]
+        for name, values in table.items()
+    }
 
 
 def roles(tables: Mapping[int, Mapping[str, Any]], layers: Sequence[int], width: int) -> np.ndarray:
@@ -177,11 +197,13 @@ def roles(tables: Mapping[int, Mapping[str, Any]], layers: Sequence[int], width:
     Returns
     -------
     int64 [L, F]
-        0 where the neuron detects nothing.
+        0 where the neuron detects nothing; -1 where a row that is not exact leaves it open.
     """
     role = np.zeros((len(layers), width), dtype=np.int64)
     for n in sorted(tables, reverse=True):
-        role[_places(np.asarray(layers), tables[n]["layer"]), tables[n]["neuron"]] = n
+        table = tables[n]
+        place = _places(np.asarray(layers), table["layer"]), table["neuron"]
+        role[place] = np.where(table["exact"], n, -1)
     return role
 
 
@@ -256,8 +278,7 @@ def _judge(
         return sums.astype(np.int64)
 
     held = total_of(fires * covered)
-    never = np.iinfo(np.int64).max
-    least = np.where(covered, occurrences, never)
+    least = np.where(covered, occurrences, _NEVER)
     return _Judged(
         starts,
         ends,
@@ -300,12 +321,13 @@ def _check_whole(
     fires: np.ndarray,
     complete: np.ndarray,
     total: np.ndarray,
+    exact: np.ndarray,
     rule: _Rule,
 ) -> None:
-    """Refuse lists that do not hold all A_n fires."""
+    """Refuse lists that do not hold all A_n fires, of neurons that are exact."""
     listed = np.zeros(total.size, dtype=np.int64)
     np.add.at(listed, owner, fires)
-    broken = np.flatnonzero(listed != total)
+    broken = np.flatnonzero(exact & (listed != total))
     if not broken.size:
         return
     said = np.zeros(total.size, dtype=np.bool_)

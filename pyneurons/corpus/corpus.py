@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Packing = Literal["pack", "document", "rows"]
 
-_HASH_IDS = 1 << 22
+_BLOCK_IDS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,7 +37,7 @@ class Corpus:
     starts : [S + 1], int64
         First row of each sequence, then N.
     sequence_domain : [S], int32
-        Index into ``domains``, never decreasing.
+        Index into ``domains``, never decreasing (but in a merged run, whose parts follow each other).
     domains : tuple of str
     context : int
         T, the length of a full sequence.
@@ -133,14 +133,24 @@ class Corpus:
     @property
     def domain_tokens(self) -> dict[str, int]:
         """Positions of each domain."""
-        return dict(zip(self.domains, np.diff(self.domain_rows).tolist(), strict=True))
+        tokens = np.zeros(len(self.domains), dtype=np.int64)
+        np.add.at(tokens, self.sequence_domain, self.lengths)
+        return dict(zip(self.domains, tokens.tolist(), strict=True))
+
+    @cached_property
+    def token_counts(self) -> NDArray[np.int64]:
+        """How often each id is in the corpus, [V]."""
+        counts = np.zeros(self.vocab_size, dtype=np.int64)
+        for start in range(0, self.tokens, _BLOCK_IDS):
+            counts += np.bincount(self.ids[start : start + _BLOCK_IDS], minlength=self.vocab_size)
+        return counts
 
     @cached_property
     def sha256(self) -> str:
         """Digest of ids, starts and domains: equal for two corpora exactly if those are."""
         digest = hashlib.sha256()
-        for start in range(0, self.tokens, _HASH_IDS):
-            block = self.ids[start : start + _HASH_IDS]
+        for start in range(0, self.tokens, _BLOCK_IDS):
+            block = self.ids[start : start + _BLOCK_IDS]
             digest.update(block.astype(np.dtype(np.uint32).newbyteorder("<")).data)
         digest.update(self.starts.astype(np.dtype(np.int64).newbyteorder("<")).data)
         digest.update(self.sequence_domain.astype(np.dtype(np.int32).newbyteorder("<")).data)

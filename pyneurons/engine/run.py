@@ -30,7 +30,7 @@ from pyneurons.engine.plan import (
     make_plan,
     micro_batches,
 )
-from pyneurons.engine.record import Recorder, check
+from pyneurons.engine.record import Recorder, check, corpus_arrays
 from pyneurons.engine.residual import (
     AlternatingResidual,
     FileResidual,
@@ -252,14 +252,7 @@ class Engine:
         self.batches = list(micro_batches(corpus.lengths.tolist()))
         self.embeddings = self.checkpoint.read_embeddings()
         self.unembedding = self._unembedding()
-        self.token_counts = np.zeros(self.config.vocab_size, dtype=np.int64)
-        for start in range(0, corpus.tokens, 1 << 22):
-            self.token_counts += np.bincount(
-                corpus.ids[start : start + (1 << 22)], minlength=self.config.vocab_size
-            )
-        baselines = Baselines.build(
-            corpus.ids, self.token_counts, self.unembedding.ids, corpus.boundary_id
-        )
+        baselines = Baselines.of(corpus, self.unembedding.ids)
         done = self.writer.committed
         self.missing = [layer for layer in settings.layers if layer not in done]
         self.flips |= {
@@ -284,7 +277,7 @@ class Engine:
         if self.plan.index == "file" and place is None:
             for i, observer in enumerate(self.ngrams):
                 self.ngrams[i] = replace(observer, index=self.index_files.keep(observer.index))
-        self.writer.write_corpus(self._corpus_arrays())
+        self.writer.write_corpus(corpus_arrays(corpus, [o.index for o in self.ngrams]))
 
     def _index_memory(self, resident: int) -> tuple[int, str | None]:
         """Return the predicted peak of building the indices, and where they have to be kept.
@@ -316,34 +309,7 @@ class Engine:
         raise ResourceError(message)
 
     def _unembedding(self) -> Unembedding:
-        strings = self.corpus.strings
-        if strings:
-            ids = np.array([i for i, string in enumerate(strings) if string is not None])
-            ids = ids[ids < self.config.vocab_size]
-        else:
-            ids = np.arange(self.config.vocab_size)
-        head = self.embeddings.head
-        rows = head if ids.size == head.shape[0] else head[torch.from_numpy(ids)]
-        return Unembedding(
-            rows,
-            ids,
-            self.embeddings.project_out,
-            self.embeddings.final_norm_weight,
-            self.settings.projection,
-        )
-
-    def _corpus_arrays(self) -> dict[str, np.ndarray]:
-        corpus = self.corpus
-        arrays = {
-            "ids": np.asarray(corpus.ids),
-            "starts": corpus.starts,
-            "sequence_domain": corpus.sequence_domain,
-        }
-        for observer in self.ngrams:
-            occurrences, number = observer.index.spectrum
-            arrays[f"spectrum_{observer.index.n}_occurrences"] = occurrences
-            arrays[f"spectrum_{observer.index.n}_number"] = number
-        return arrays
+        return Unembedding.of(self.embeddings, self.corpus.strings, self.settings.projection)
 
     def _plan(self, resident: int, index_peak: int, index: str | None) -> Plan:
         config, corpus, settings = self.config, self.corpus, self.settings

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
 
+    from pyneurons.corpus import Corpus
     from pyneurons.observers.unembedding import Unembedding
 
 RANDOM_TOKENS = 1000
@@ -39,6 +40,11 @@ class Baselines:
     by_count: np.ndarray  # int32 [V'], in order of corpus count, ties in a fixed random order
     place: np.ndarray  # int32 [V'], of each token in by_count
     count: np.ndarray  # int64 [V'], in the corpus
+
+    @classmethod
+    def of(cls, corpus: Corpus, allowed: np.ndarray) -> Baselines:
+        """Draw from a corpus: see `build`."""
+        return cls.build(corpus.ids, corpus.token_counts, allowed, corpus.boundary_id)
 
     @classmethod
     def build(

@@ -7,13 +7,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import Executor
 
-    import numpy as np
+    from pyneurons.model.source import Embeddings
 
 PROJECTIONS = ("dot", "cosine", "final_norm")
 
@@ -51,6 +52,20 @@ class Unembedding:
     project_out: torch.Tensor | None
     final_norm_gain: torch.Tensor | None
     projection: str = "dot"
+
+    @classmethod
+    def of(
+        cls, embeddings: Embeddings, strings: Sequence[str | None], projection: str
+    ) -> Unembedding:
+        """Return the map of a model, without the ids that have no string; of no strings, all ids."""
+        size = embeddings.head.shape[0]
+        ids = np.arange(size)
+        if strings:
+            ids = np.array([i for i, string in enumerate(strings) if string is not None])
+            ids = ids[ids < size]
+        head = embeddings.head
+        rows = head if ids.size == size else head[torch.from_numpy(ids)]
+        return cls(rows, ids, embeddings.project_out, embeddings.final_norm_weight, projection)
 
     @property
     def threaded(self) -> bool:

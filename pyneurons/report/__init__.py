@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pyneurons.analysis.coverage import BUCKET_EDGES, bucket_counts, lower_half
-from pyneurons.analysis.detectors import supported
+from pyneurons.analysis.detectors import decided, supported
 from pyneurons.analysis.positional import MIN_SEQUENCES, firing_ranges
 from pyneurons.errors import InputError
 from pyneurons.report import figures_dead, figures_ngrams, figures_positional
@@ -125,6 +125,13 @@ def _coverage(run: Source, name: str, n: int) -> Figure:
     if why:
         return draw_sentence(why)
     lower = lower_half(run.layers, run.n_model_layers)
+    in_bounds = int(np.count_nonzero(~run.exact(n)[lower]))
+    if in_bounds:
+        return draw_sentence(
+            f"{legible(name)} was merged from runs that do not list all {figures_ngrams.name_of(n)}s: "
+            f"{in_bounds:,} covering numbers are known in bounds only. Runs that keep their bits are "
+            "merged exactly."
+        )
     counts = bucket_counts(run.coverage(n)[lower], ~np.asarray(run.dead)[lower])
     return figures_ngrams.draw_coverage(
         counts, [int(layer) for layer in np.asarray(run.layers)[lower]], BUCKET_EDGES, n, name
@@ -183,7 +190,7 @@ def _table(run: Source, name: str) -> Figure:
     why = _missing(run, name, 1)
     if why:
         return draw_sentence(why)
-    found = columns(run.detectors(1))
+    found = decided(columns(run.detectors(1)))
     layer, neuron, fires = (whole(found[field]) for field in ("layer", "neuron", "ngram_fires"))
     keep = lower_half(layer, run.n_model_layers)
     if layer.size:

@@ -49,8 +49,11 @@ class Source(Protocol):
     def full_sequences(self) -> int:
         """Sequences counted in `position_fires`."""
 
+    def exact(self, n: int) -> np.ndarray:
+        """Return whose n-gram statistics are exact, bool [L, F]."""
+
     def coverage(self, n: int) -> np.ndarray:
-        """Return covering numbers, int64 [L, F]."""
+        """Return covering numbers, int64 [L, F]; asked for where all are exact."""
 
     def detectors(self, n: int) -> Any:
         """Return the table of `pyneurons.analysis.detectors.detectors`."""

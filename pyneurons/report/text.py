@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyneurons.analysis import coverage as covering
-from pyneurons.analysis.detectors import supported
+from pyneurons.analysis.detectors import decided, supported
 from pyneurons.report.textplot import plot
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def summary(scan: Any) -> list[RenderableType]:
     for n in scan.manifest["settings"]["ngrams"]:
         blocks += _detectors(scan, n)
     blocks += _positional(scan)
-    if 1 in scan.manifest["settings"]["ngrams"]:
+    if 1 in scan.manifest["settings"]["ngrams"] and scan.has_suppression:
         blocks += _suppression(scan)
     blocks += [_numeric(scan), _cost(scan)]
     return blocks
@@ -69,6 +69,11 @@ def _what_was_run(scan: Any) -> Text:
             text.append(f", {asked - scan.tokens:,} more than were run", style="not bold")
     domains = ", ".join(f"{name} {tokens:,}" for name, tokens in scan.domain_tokens.items())
     text.append(f"\ndomains: {domains}", style="not bold")
+    if scan.parts:
+        again = manifest["merged"]["repeated_sequences"]
+        said = f"merged from {len(scan.parts)} scans"
+        said += f", {again:,} sequences are in more than one" if again else ""
+        text.append(f"\n{said}", style="not bold")
     left_out = {
         name.replace("_", " "): value
         for name, value in manifest["corpus"].get("left_out", {}).items()
@@ -127,7 +132,8 @@ def _layers(scan: Any) -> Table:
 
 
 def _detectors(scan: Any, n: int) -> list[RenderableType]:
-    found = _columns(scan.detectors(n=n))
+    judged = _columns(scan.detectors(n=n))
+    found = decided(judged)
     size = len(found["layer"])
     held = int(supported(found).sum()) if size else 0
     expected = scan.expected_detectors(n)
@@ -139,6 +145,13 @@ def _detectors(scan: Any, n: int) -> list[RenderableType]:
         f"{expected.total_supported:,.1f} ± {expected.total_supported_error:.1f} of them supported",
         style="not bold",
     )
+    left_open = len(judged["layer"]) - size
+    if left_open:
+        text.append(
+            f"\n{left_open:,} more neurons may be such detectors or not: the runs that were merged do "
+            "not list all of their n-grams",
+            style="not bold",
+        )
     lower = int(covering.lower_half(found["layer"], scan.n_model_layers).sum()) if size else 0
     text.append(f"\nin the lower half of the layers: {lower:,}", style="not bold")
     blocks: list[RenderableType] = [text]
@@ -235,6 +248,8 @@ def _numeric(scan: Any) -> Text:
         style="not bold",
     )
     for name in ("dead", "detectors"):
+        if not all(f"{name}_gained" in layer for layer in flips.values()):
+            continue  # which neurons change class on the samples of several runs, no sum tells
         plus = sum(layer[f"{name}_gained"] for layer in flips.values())
         minus = sum(layer[f"{name}_lost"] for layer in flips.values())
         text.append(
@@ -244,7 +259,9 @@ def _numeric(scan: Any) -> Text:
 
 
 def _cost(scan: Any) -> Text:
-    timing, plan = scan.manifest["timing"], scan.manifest["plan"]
+    timing, plan = scan.manifest["timing"], scan.manifest.get("plan")
+    if plan is None:
+        return Text(f"\n{timing['total_s']:.0f} s to merge")
     peak = timing.get("peak_resident_bytes")
     return Text(
         f"\n{timing['total_s']:.0f} s in all, {timing['tokens_per_s']:,.0f} tokens/s through the "
@@ -257,7 +274,13 @@ def _cost(scan: Any) -> Text:
 def neuron(scan: Any, name: str) -> list[RenderableType]:
     """Return everything known of one neuron."""
     found = scan.neuron(name)
-    role = {0: "no detector", 1: "token detector", 2: "bigram detector", 3: "trigram detector"}
+    role: dict[int | None, str] = {
+        0: "no detector",
+        1: "token detector",
+        2: "bigram detector",
+        3: "trigram detector",
+    }
+    role[None] = "detector or not: the runs that were merged do not list all of its n-grams"
     said = [role.get(found["role"], f"{found['role']}-gram detector")]
     if found["dead"]:
         said = ["dead, proven" if found["provably_dead"] else "dead"]
@@ -303,8 +326,13 @@ def _listed_ngrams(found: dict[str, Any], n: int, rows: list[dict[str, Any]]) ->
     if not fires:
         return []
     what = {1: "token", 2: "bigram", 3: "trigram"}.get(n, f"{n}-gram")
-    subject = f"1 {what} covers" if number == 1 else f"{number:,} {what}s cover"
+    subject = f"1 {what} covers" if number == 1 else f"{number or 0:,} {what}s cover"
+    if number is None:  # known in bounds only
+        least, most = (found[f"coverage_{n}_{end}"] for end in ("least", "most"))
+        subject = f"Between {least:,} and {most:,} {what}s cover"
     head = _heading(f"{subject} 95 % of {fires:,} fires")
+    if number is None:
+        head.append("; fires are at least those listed", style="not bold")
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2))
     for name in ("", "fires", "of fires %", "occurs", "precision %"):
         table.add_column(name, justify="left" if not name else "right")

@@ -50,6 +50,9 @@ class MadeUp:
     def manifest(self) -> dict[str, Any]:
         return {"settings": {"ngrams": list(self.ngrams)}}
 
+    def exact(self, n: int) -> np.ndarray:  # noqa: ARG002
+        return np.ones(self.dead.shape, dtype=bool)
+
     def coverage(self, n: int) -> np.ndarray:
         return self._covering * n**2
 
@@ -75,7 +78,8 @@ class MadeUp:
                     rows["strings"].append(
                         ["".join(WORDS[t % len(WORDS)] for t in gram) for gram in grams]
                     )
-            self._tables[n] = {
+            exact = np.ones(len(rows["layer"]), dtype=bool)
+            self._tables[n] = {"exact": exact} | {
                 name: column if name in ("covered", "strings") else np.array(column, int)
                 for name, column in rows.items()
             }
