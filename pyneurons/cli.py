@@ -318,8 +318,9 @@ def merge(
 ) -> None:
     """Join runs of one model over disjoint corpora into one run, without running the model.
 
-    Firing, domain and position counts are those of one scan of all the text; so are n-gram statistics
-    where the runs kept their bits, and of all neurons whose n-grams every run lists. Others have bounds.
+    Fires by neuron, domain and position are those of one scan of all the text.
+    So are n-gram statistics where the runs kept their bits, and of all neurons
+    whose n-grams every run lists; others have bounds.
 
     [bold]pyneurons merge runs/jan runs/feb runs/mar --out runs/quarter[/bold]
     [bold]pyneurons merge runs/wiki runs/code --model ./opt-125m --out runs/both[/bold]

@@ -536,3 +536,73 @@ def test_a_merged_run_is_read_like_any_other(
         with pytest.raises(InputError, match="coverage_bounds"):
             loaded.coverage(2)
     assert loaded.report(tmp_path / "figures")
+
+
+# -- the demo --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep_bits", [False, True])
+def test_four_quarters_of_the_demo_against_one_run(tmp_path: Path, keep_bits: bool) -> None:
+    """Every fourth document of each domain; prints what is equal, table by table."""
+    from pyneurons import demo
+
+    documents = {name: list(texts) for name, texts in demo.demo_corpus().items()}
+    options = {"packing": "document", "keep_bits": keep_bits, "progress": False}
+    one = pyneurons.scan("demo", documents, out=tmp_path / "one", **options)
+    runs = []
+    for i in range(4):
+        quarter = {name: texts[i::4] for name, texts in documents.items()}
+        runs.append(pyneurons.scan("demo", quarter, out=tmp_path / f"{i}", **options))
+    merged = merge(runs, tmp_path / "merged", model="demo")
+    assert verify(merged.directory).problems == []
+    # Rows of the one run in the order of the merged one: their sequences are the same.
+    names = ("fires", "bos_fires", "separator_fires", "z_max", "z_sup", "margin", "dead")
+    for name in names:
+        assert np.array_equal(getattr(one, name), getattr(merged, name)), name
+    cells = merged.fires.size
+    for name in one.domain_fires:
+        assert np.array_equal(one.domain_fires[name], merged.domain_fires[name])
+        for layer in one.layers:
+            curves = one.position_fires(layer, name), merged.position_fires(layer, name)
+            assert np.array_equal(*curves)
+            cells += curves[0].size
+    print(f"\n{cells:,} counters of {', '.join(names)}, domains and positions: all equal")
+    print(f"mutual information equal: {np.array_equal(one.mi, merged.mi)}")
+    for n in (1, 2, 3):
+        assert np.array_equal(one.ngram_fires(n), merged.ngram_fires(n))
+        exact, live, truth = merged.exact(n), ~one.dead, one.coverage(n)
+        least, most = merged.coverage_bounds(n)
+        assert (least <= truth).all()
+        assert (truth <= most).all()
+        assert np.array_equal(truth[exact], most[exact])
+        assert exact[live & (truth <= 200)].all()
+        assert exact.all() == keep_bits
+        expected, found = (s.detectors(n).to_pylist() for s in (one, merged))
+        assert all(row["exact"] for row in found), "no neuron is left open"
+        assert found == expected
+        listed = [
+            {(r["layer"], r["neuron"], r["t0"], r["t1"], r["t2"]): r["fires"] for r in rows}
+            for rows in (s._run.table("ngrams", n=n).to_pylist() for s in (one, merged))
+        ]
+        both = [key for key in listed[0] if key in listed[1] and exact[key[0], key[1]]]
+        assert all(listed[0][key] == listed[1][key] for key in both)
+        rough = live & ~exact
+        ratios = [np.median(bound[rough] / truth[rough]) for bound in (least, most) if rough.any()]
+        print(
+            f"n = {n}: {exact[live].mean():.1%} of {live.sum():,} neurons that fire exact; "
+            f"{len(found)} detectors, all equal; of {len(listed[0]):,} listed n-grams {len(both):,} "
+            f"are exact in both and equal; bounds of the others / truth, medians: {ratios}"
+        )
+    texts = []
+    for s in (one, merged):
+        rows = s._run.table("examples").to_pylist()
+        around = [s.ids[max(0, r["row"] - r["position"]) : r["row"] + 1].tobytes() for r in rows]
+        texts.append({(r["layer"], r["neuron"], a) for r, a in zip(rows, around, strict=True)})
+    equal = len(texts[0] & texts[1])
+    print(f"examples: {equal:,} of {len(texts[0]):,} are the same text")
+    assert equal > 0.995 * len(texts[0])  # one sequence is in two quarters
+    tables = [s._run.table("vocabulary") for s in (one, merged)]
+    assert tables[0].equals(tables[1])
+    shares = [s.suppression_shares(1) for s in (one, merged)]
+    print(f"detectors with scores: {shares[0]['detectors'][0]} and {shares[1]['detectors'][0]}")

@@ -72,7 +72,7 @@ def _what_was_run(scan: Any) -> Text:
     if scan.parts:
         again = manifest["merged"]["repeated_sequences"]
         said = f"merged from {len(scan.parts)} scans"
-        said += f", {again:,} sequences are in more than one" if again else ""
+        said += f"; sequences that are in more than one: {again:,}" if again else ""
         text.append(f"\n{said}", style="not bold")
     left_out = {
         name.replace("_", " "): value
