@@ -212,7 +212,7 @@ class _Merging:
             write_ngrams,
         )
         from pyneurons.merging.bits import MergedBits, counted_ngrams
-        from pyneurons.merging.counters import NGRAM_FIRES, check_same_rows, merged_counters
+        from pyneurons.merging.counters import NGRAM_FIRES, check_equal, merged_counters
         from pyneurons.merging.examples import merged_examples
         from pyneurons.merging.lists import merged_ngrams
 
@@ -238,7 +238,7 @@ class _Merging:
             write_ngrams(writer, self.orders, layer, counts)
         write_examples(writer, layout.corpus, layer, merged_examples(layout, layer))
         tables = [one.run.table("vocabulary", layer=layer) for one in layout.opened]
-        check_same_rows(layout, tables, f"layer {layer}: the vocabulary scores")
+        check_equal(layout, tables, f"layer {layer}: the vocabulary scores")
         writer.append("vocabulary", columns_of(tables[0]), layer)
         if self.source is not None:
             given = self.source.read_fc2(layer), ngrams, self.unembedding, self.baselines

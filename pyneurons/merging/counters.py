@@ -47,7 +47,7 @@ def merged_counters(layout: Layout, layer: int) -> dict[str, np.ndarray]:
             found[name] = total(arrays, f"layer {layer}: {name}")
         elif name in _OF_THE_WEIGHTS:
             arrays = [run.layer_array(layer, name) for run in runs]
-            _check_equal(layout, arrays, f"layer {layer}: {name}")
+            check_equal(layout, arrays, f"layer {layer}: {name}")
             found[name] = arrays[0]
         elif name == "z_max":
             found[name] = np.maximum.reduce([run.layer_array(layer, name) for run in runs])
@@ -97,20 +97,12 @@ def _by_domain(layout: Layout, layer: int, name: str) -> np.ndarray:
     return summed
 
 
-def _check_equal(layout: Layout, arrays: Sequence[np.ndarray], what: str) -> None:
-    for opened, values in zip(layout.opened[1:], arrays[1:], strict=True):
-        if not np.array_equal(arrays[0], values):
-            message = (
-                f"{what} differs between {layout.opened[0].name} and {opened.name}, though both "
-            )
-            message += "name the same weights and code: verify both (pyneurons verify)"
-            raise IntegrityError(message)
-
-
-def check_same_rows(layout: Layout, tables: Sequence[Any], what: str) -> None:
-    """Refuse tables of what the model alone decides that are not the same."""
-    for opened, rows in zip(layout.opened[1:], tables[1:], strict=True):
-        if not tables[0].equals(rows):
+def check_equal(layout: Layout, values: Sequence[Any], what: str) -> None:
+    """Refuse arrays or tables, one of each run, that the model alone decides and that differ."""
+    for opened, own in zip(layout.opened[1:], values[1:], strict=True):
+        first = values[0]
+        same = np.array_equal(first, own) if isinstance(own, np.ndarray) else first.equals(own)
+        if not same:
             message = (
                 f"{what} differs between {layout.opened[0].name} and {opened.name}, though both "
             )
