@@ -44,6 +44,7 @@ FORMAT = 1
 Columns = dict[str, Any]
 Table: TypeAlias = pa.Table
 
+_MOST = 2**63 - 1
 _SIGNED_ON_DISK = frozenset({"first_fire"})
 LAYER_TABLES = ("ngrams", "suppression", "vocabulary", "examples")
 """Tables with rows of every layer that the observers find."""
@@ -63,7 +64,22 @@ def narrowest(values: np.ndarray) -> np.ndarray:
     for dtype in (np.uint8, np.uint16, np.uint32):
         if top <= np.iinfo(dtype).max:
             return values.astype(dtype)
+    _check_signed(top, "a counter")
     return values.astype(np.uint64)
+
+
+def _check_signed(top: int, what: str) -> None:
+    """Refuse what int64, in which all is computed, would make negative."""
+    if top > _MOST:
+        message = f"{what} is {top}, at most {_MOST} can be: it is damaged, or it has wrapped"
+        raise IntegrityError(message)
+
+
+def _signed(values: np.ndarray, what: str) -> np.ndarray:
+    """Return unsigned counters as int64."""
+    if values.dtype == np.uint64 and values.size:
+        _check_signed(int(values.max()), what)
+    return values.astype(np.int64)
 
 
 def _arrow(values: Any) -> pa.Array:
@@ -317,7 +333,9 @@ class Run:
             message = f"layer {layer} was not scanned; scanned layers: {self.layers}"
             raise InputError(message)
         values = self._read(counts_file(layer), name)
-        return values.astype(np.int64) if values.dtype.kind == "u" else values
+        if values.dtype.kind != "u":
+            return values
+        return _signed(values, f"{self.directory / counts_file(layer)}: an element of {name!r}")
 
     def array(self, name: str) -> np.ndarray:
         """Return one array of every scanned layer, stacked: [L, ...]."""
@@ -361,10 +379,11 @@ class Run:
     def spectrum(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (occurrences, number): how many distinct n-grams occur how often."""
         self.check_order(n)
-        return (
-            self.corpus_array(f"spectrum_{n}_occurrences").astype(np.int64),
-            self.corpus_array(f"spectrum_{n}_number").astype(np.int64),
+        occurrences, number = (
+            _signed(self.corpus_array(name), f"{self.directory}: an element of {name!r}")
+            for name in (f"spectrum_{n}_occurrences", f"spectrum_{n}_number")
         )
+        return occurrences, number
 
     def table(self, name: str, **equal: Any) -> pa.Table:
         """Return a stored table, only the rows whose columns equal the values given."""
