@@ -44,7 +44,11 @@ class IntegrityError(PyneuronsError):
 
 
 class NonFiniteError(IntegrityError):
-    """A NaN or an infinity appeared in the pre-activations."""
+    """A NaN or an infinity appeared in the pre-activations; ``place`` is its row and neuron."""
+
+    def __init__(self, message: str, place: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class ResourceError(PyneuronsError):
