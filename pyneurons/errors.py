@@ -37,6 +37,10 @@ class IncompleteError(PyneuronsError):
     exit_code = 3
 
 
+class DeviceError(IncompleteError):
+    """A device failed under a run; another process may go on with it."""
+
+
 class IntegrityError(PyneuronsError):
     """Data contradicts itself: counters that do not add up, a file that changed during a run."""
 

@@ -20,7 +20,6 @@ Counters are written in the narrowest unsigned type that holds them and read bac
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -32,7 +31,6 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from pyneurons import durable
 from pyneurons.errors import IncompleteError, InputError, IntegrityError
@@ -51,6 +49,14 @@ LAYER_TABLES = ("ngrams", "suppression", "vocabulary", "examples")
 TABLES = (*LAYER_TABLES, "neurons", "tokens")
 SUMS = "SHA256SUMS"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+_NAMES = {
+    "b1": "BOOL", "u1": "U8", "i1": "I8", "i2": "I16", "u2": "U16", "f2": "F16", "i4": "I32",
+    "u4": "U32", "f4": "F32", "f8": "F64", "i8": "I64", "u8": "U64",
+}  # fmt: skip
+"""Elements of a safetensors file, in the library's order from last to first."""
+_PLACE = {kind: place for place, kind in enumerate(_NAMES)}
 
 
 def narrowest(values: np.ndarray) -> np.ndarray:
@@ -135,15 +141,28 @@ def table_part(name: str, layer: int, part: str) -> str:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a file of arrays; a failed write is an OSError, as everywhere else."""
-    contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-    try:
-        save_file(contiguous, path)
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None:
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    """Write a safetensors file, the same bytes as the library's.
+
+    That one ends the process where it finds no memory; here nothing is copied, and a failed write is
+    an OSError, as everywhere else.
+    """
+    ordered = sorted(arrays, key=lambda name: (-_PLACE[arrays[name].dtype.str[1:]], name))
+    header: dict[str, Any] = {}
+    end = 0
+    for name in ordered:
+        values = arrays[name]
+        begin, end = end, end + values.nbytes
+        kind = _NAMES[values.dtype.str[1:]]
+        header[name] = {"dtype": kind, "shape": values.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name in ordered:
+            little = arrays[name].dtype.newbyteorder("<")
+            values = np.ascontiguousarray(arrays[name], dtype=little)
+            file.write(values.reshape(-1).view(np.uint8).data)
 
 
 def write_counts(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
