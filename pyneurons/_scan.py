@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyneurons import _env
+from pyneurons._foreign import told
 from pyneurons._progress import Progress
 from pyneurons._scanned import Scan
 from pyneurons.errors import InputError
@@ -175,8 +176,12 @@ def scan(
         Bad arguments or files, before any compute; or a run of something else at ``out``, with each
         field that differs; or another process that writes there.
     ResourceError
-        The memory given is predicted not to suffice, or the disk is full or fails. What is finished
-        of a run with ``out`` is kept.
+        The memory given is predicted not to suffice, or there is less than was predicted, or the
+        disk is full or fails. What is finished of a run with ``out`` is kept.
+    MemoryError
+        Where Python itself finds none.
+    DeviceError
+        The GPU failed. This process cannot use it any more; another one goes on.
     IntegrityError
         Non-finite values, counters that contradict each other, or files that changed since the run
         at ``out`` was begun.
@@ -230,6 +235,7 @@ def scan(
         place = _temporary_run(kept) if out is None else Path(out).absolute()
         with (
             kept,
+            told(_advice(hardware is not None)),
             Progress(enabled=progress) as shown,
             RunWriter(place, overwrite=overwrite, resume=resume, lasting=out is not None) as writer,
         ):
@@ -356,6 +362,16 @@ def _choice(name: str, value: object, choices: Sequence[object]) -> None:
     if value not in choices:
         message = f"{name}: {value!r} is not one of {', '.join(map(repr, choices))}"
         raise InputError(message)
+
+
+def _advice(on_device: bool) -> str:
+    """Return what to do where there is less memory than was planned for."""
+    if on_device:
+        return (
+            "give gpu_memory= and memory= less than was free, and the plan keeps more elsewhere; "
+            "nothing is made smaller unasked"
+        )
+    return "give memory= less than was free, and the plan keeps more in files; or lower threads="
 
 
 def _orders(ngrams: Sequence[int]) -> tuple[int, ...]:

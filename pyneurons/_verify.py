@@ -205,7 +205,7 @@ def _check_layer(run: Run, layer: int, found: Verified) -> None:
     for statement, wrong in broken_laws(arrays, histograms, tokens).items():
         neuron = int(np.argwhere(wrong)[0][-1])
         found.problems.append(f"layer {layer}, neuron {neuron}: '{statement}' does not hold")
-    found.statements += 8 + 2 * len(orders)
+    found.statements += 9 + 3 * len(orders)
     for n, (histogram, total) in histograms.items():
         covering = covering_number(*histogram, total)
         same = np.array_equal(covering, run.layer_array(layer, f"coverage_{n}"))

@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.text import Text
 
 from pyneurons import _merge, _scan
+from pyneurons._foreign import no_memory
 from pyneurons._stopping import Stopping, stopping
 from pyneurons.errors import (
+    DeviceError,
     IncompleteError,
     InputError,
     IntegrityError,
@@ -149,7 +151,7 @@ def _resumable(out: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         raise _Stopped(_kept(out)) from stop
-    except ResourceError as error:
+    except (ResourceError, DeviceError, MemoryError) as error:
         error.add_note(_kept(out))
         raise
 
@@ -611,12 +613,16 @@ def _guarded(run: Callable[[], None], stop: Stopping) -> int:
     except PyneuronsError as error:
         say("error: ", _printable("\n".join([str(error), *getattr(error, "__notes__", [])])))
         return error.exit_code
-    except MemoryError as error:
-        say("error: ", f"out of memory ({error}); lower memory=, threads= or max_tokens=")
-        return OUT_OF_MEMORY
     except OSError as error:
         say("error: ", str(error))
         return ResourceError.exit_code if error.errno in _NO_ROOM else InputError.exit_code
+    except Exception as error:
+        if not no_memory(error):
+            raise
+        said = f" ({error})" if str(error) else ""
+        advice = f"out of memory{said}; lower memory=, threads= or max_tokens="
+        say("error: ", _printable("\n".join([advice, *getattr(error, "__notes__", [])])))
+        return OUT_OF_MEMORY
     except SystemExit as ended:
         # typer turns a KeyboardInterrupt into this code, without a word.
         if ended.code == INTERRUPTED:

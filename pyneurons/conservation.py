@@ -36,6 +36,13 @@ def broken_laws(
     by_position = arrays["position_fires"].sum(axis=1, dtype=np.int64)
     special = arrays["bos_fires"] + arrays["separator_fires"]
     laws = {
+        # First, for sums of damaged counters could wrap and agree again.
+        "no counter is above the positions run": (
+            (domain_fires > tokens)
+            | (arrays["partial_fires"] > tokens)
+            | (arrays["position_fires"].max(axis=1) > tokens)
+            | (np.maximum(arrays["bos_fires"], arrays["separator_fires"]) > tokens)
+        ),
         "position fires + fires in partial sequences = fires, in every domain": (
             by_position + arrays["partial_fires"] != domain_fires
         ),
@@ -50,6 +57,11 @@ def broken_laws(
         "a provably active neuron always fires": arrays["provably_on"] & (fires < tokens),
     }
     for n, ((offsets, count, number), ngram_fires) in histograms.items():
+        # In float64: exact as far as the positions go, and no product wraps.
+        above = np.flatnonzero(count.astype(np.float64) * number > tokens)
+        laws[f"no {n}-grams have more fires than positions were run"] = np.isin(
+            np.arange(fires.size), np.searchsorted(offsets, above, side="right") - 1
+        )
         summed = np.concatenate([[0], np.cumsum(count * number)])
         held = summed[offsets[1:]] - summed[offsets[:-1]]
         laws[f"the counts of all {n}-grams add up to A_{n}"] = held != ngram_fires

@@ -37,6 +37,10 @@ class IncompleteError(PyneuronsError):
     exit_code = 3
 
 
+class DeviceError(IncompleteError):
+    """A device failed under a run; another process may go on with it."""
+
+
 class IntegrityError(PyneuronsError):
     """Data contradicts itself: counters that do not add up, a file that changed during a run."""
 
@@ -44,7 +48,11 @@ class IntegrityError(PyneuronsError):
 
 
 class NonFiniteError(IntegrityError):
-    """A NaN or an infinity appeared in the pre-activations."""
+    """A NaN or an infinity appeared in the pre-activations; ``place`` is its row and neuron."""
+
+    def __init__(self, message: str, place: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class ResourceError(PyneuronsError):

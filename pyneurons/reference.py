@@ -532,7 +532,8 @@ def power_of_two(x: Floats) -> Floats:
 def note_non_finite(place: int, neurons: int, wrong: Tensor | None) -> None:
     """Lower ``wrong`` to a place ``row * F + neuron``, or raise NonFiniteError where there is none."""
     if wrong is None:
-        raise NonFiniteError(non_finite(*divmod(place, neurons)))
+        row, neuron = divmod(place, neurons)
+        raise NonFiniteError(non_finite(row, neuron), (row, neuron))
     wrong.clamp_(max=place)
 
 

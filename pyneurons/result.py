@@ -20,7 +20,6 @@ Counters are written in the narrowest unsigned type that holds them and read bac
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -32,7 +31,6 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from pyneurons import durable
 from pyneurons.errors import IncompleteError, InputError, IntegrityError
@@ -44,12 +42,21 @@ FORMAT = 1
 Columns = dict[str, Any]
 Table: TypeAlias = pa.Table
 
+_MOST = 2**63 - 1
 _SIGNED_ON_DISK = frozenset({"first_fire"})
 LAYER_TABLES = ("ngrams", "suppression", "vocabulary", "examples")
 """Tables with rows of every layer that the observers find."""
 TABLES = (*LAYER_TABLES, "neurons", "tokens")
 SUMS = "SHA256SUMS"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+_NAMES = {
+    "b1": "BOOL", "u1": "U8", "i1": "I8", "i2": "I16", "u2": "U16", "f2": "F16", "i4": "I32",
+    "u4": "U32", "f4": "F32", "f8": "F64", "i8": "I64", "u8": "U64",
+}  # fmt: skip
+"""Elements of a safetensors file, in the library's order from last to first."""
+_PLACE = {kind: place for place, kind in enumerate(_NAMES)}
 
 
 def narrowest(values: np.ndarray) -> np.ndarray:
@@ -63,7 +70,22 @@ def narrowest(values: np.ndarray) -> np.ndarray:
     for dtype in (np.uint8, np.uint16, np.uint32):
         if top <= np.iinfo(dtype).max:
             return values.astype(dtype)
+    _check_signed(top, "a counter")
     return values.astype(np.uint64)
+
+
+def _check_signed(top: int, what: str) -> None:
+    """Refuse what int64, in which all is computed, would make negative."""
+    if top > _MOST:
+        message = f"{what} is {top}, at most {_MOST} can be: it is damaged, or it has wrapped"
+        raise IntegrityError(message)
+
+
+def _signed(values: np.ndarray, what: str) -> np.ndarray:
+    """Return unsigned counters as int64."""
+    if values.dtype == np.uint64 and values.size:
+        _check_signed(int(values.max()), what)
+    return values.astype(np.int64)
 
 
 def _arrow(values: Any) -> pa.Array:
@@ -121,15 +143,28 @@ def table_part(name: str, layer: int, part: str) -> str:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a file of arrays; a failed write is an OSError, as everywhere else."""
-    contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-    try:
-        save_file(contiguous, path)
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None:
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    """Write a safetensors file, the same bytes as the library's.
+
+    That one ends the process where it finds no memory; here nothing is copied, and a failed write is
+    an OSError, as everywhere else.
+    """
+    ordered = sorted(arrays, key=lambda name: (-_PLACE[arrays[name].dtype.str[1:]], name))
+    header: dict[str, Any] = {}
+    end = 0
+    for name in ordered:
+        values = arrays[name]
+        begin, end = end, end + values.nbytes
+        kind = _NAMES[values.dtype.str[1:]]
+        header[name] = {"dtype": kind, "shape": values.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name in ordered:
+            little = arrays[name].dtype.newbyteorder("<")
+            values = np.ascontiguousarray(arrays[name], dtype=little)
+            file.write(values.reshape(-1).view(np.uint8).data)
 
 
 def write_counts(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -330,7 +365,9 @@ class Run:
     def layer_array(self, layer: int, name: str) -> np.ndarray:
         """Return one array of one layer (absolute id); unsigned counters come back as int64."""
         values = self.stored_layer_array(layer, name)
-        return values.astype(np.int64) if values.dtype.kind == "u" else values
+        if values.dtype.kind != "u":
+            return values
+        return _signed(values, f"{self.directory / counts_file(layer)}: an element of {name!r}")
 
     def _check_layer(self, layer: int) -> None:
         if layer not in self.layers:
@@ -399,10 +436,11 @@ class Run:
     def spectrum(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (occurrences, number): how many distinct n-grams occur how often."""
         self.check_order(n)
-        return (
-            self.corpus_array(f"spectrum_{n}_occurrences").astype(np.int64),
-            self.corpus_array(f"spectrum_{n}_number").astype(np.int64),
+        occurrences, number = (
+            _signed(self.corpus_array(name), f"{self.directory}: an element of {name!r}")
+            for name in (f"spectrum_{n}_occurrences", f"spectrum_{n}_number")
         )
+        return occurrences, number
 
     def table(self, name: str, **equal: Any) -> pa.Table:
         """Return a stored table, only the rows whose columns equal the values given."""

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "pyneurons"
 GROUND = {
     "errors": 0,
     "_env": 1,
+    "_foreign": 1,
     "_memory": 0,
     "_progress": 1,
     "conservation": 1,

@@ -33,19 +33,19 @@ from pyneurons.engine.device_plan import (
 from pyneurons.engine.device_residual import DeviceResidual, RowPlaces
 from pyneurons.engine.mask import StripShape
 from pyneurons.engine.neuron_order import neuron_order, ordered_weights
+from pyneurons.engine.not_finite import not_finite
 from pyneurons.engine.plan import SLACK_BYTES, micro_batches
 from pyneurons.engine.run import Engine, Passed
 from pyneurons.engine.weight_ring import checkpoint_ring
-from pyneurons.errors import NonFiniteError
 from pyneurons.model import device_layer, opt
 from pyneurons.observers.weights import bounds
-from pyneurons.reference import non_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
+    from pyneurons.corpus import Corpus
     from pyneurons.engine.device import Device, Event
     from pyneurons.engine.run import Strips
     from pyneurons.model.checkpoint import Embeddings
@@ -323,8 +323,7 @@ class DeviceEngine(Engine):
             self._advance(event, tokens)
         residual.finish()
         mask.finish()
-        begins = [int(corpus.starts[first]) for first, _ in self.batches]
-        self._check(layer, wrong, begins)
+        self._check(layer, wrong, corpus, self.batches, self.settings.mode, order)
         return z_max.cpu().numpy(), None if order is None else order.cpu().numpy()
 
     def _pilot(
@@ -408,12 +407,20 @@ class DeviceEngine(Engine):
         event.wait_on_host()
         self.progress.advance(tokens)
 
-    def _check(self, layer: int, wrong: Tensor, begins: list[int]) -> None:
-        for begin, place in zip(begins, wrong.cpu().tolist(), strict=True):
+    def _check(
+        self,
+        layer: int,
+        wrong: Tensor,
+        corpus: Corpus,
+        batches: list[tuple[int, int]],
+        mode: str,
+        order: Tensor | None = None,
+    ) -> None:
+        for (first, _), place in zip(batches, wrong.cpu().tolist(), strict=True):
             if place != FINITE:
                 row, neuron = divmod(place, self.config.ffn_dim)
-                message = f"layer {layer}: {non_finite(begin + row, neuron)}"
-                raise NonFiniteError(message)
+                neuron = neuron if order is None else int(order[neuron])
+                raise not_finite(layer, corpus, int(corpus.starts[first]) + row, neuron, mode)
 
     def _groups(self, first: int, stop: int) -> device_layer.Groups:
         found = self.groups.get(first)
@@ -465,7 +472,7 @@ class DeviceEngine(Engine):
 
         self.compute.run(work)
         self.compute.record().wait_on_host()
-        self._check(layer, wrong, [int(corpus.starts[first]) for first, _ in batches])
+        self._check(layer, wrong, corpus, batches, "float32")
         words: np.ndarray = bits.cpu().numpy().view(np.uint32)
         return words
 

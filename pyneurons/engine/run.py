@@ -23,6 +23,7 @@ from pyneurons.engine.flips import FlipSample, sample_of
 from pyneurons.engine.index_file import IndexFiles
 from pyneurons.engine.mask import FileMask, Mask, MemoryMask, StripShape
 from pyneurons.engine.neuron_order import bits_by_neuron, counters_by_neuron, ngrams_by_neuron
+from pyneurons.engine.not_finite import not_finite
 from pyneurons.engine.plan import (
     SLACK_BYTES,
     Plan,
@@ -39,7 +40,7 @@ from pyneurons.engine.residual import (
 )
 from pyneurons.engine.scratch import ScratchFile
 from pyneurons.engine.weights import WeightStream
-from pyneurons.errors import ResourceError
+from pyneurons.errors import NonFiniteError, ResourceError
 from pyneurons.model import opt
 from pyneurons.observers import vocabulary
 from pyneurons.observers.firing import ROWS_BYTES, FiringObserver
@@ -492,16 +493,23 @@ class Engine:
                     hidden = residual.read(begin, end)
             bits = mask.buffer(begin, end)
             local = torch.full((self.config.ffn_dim,), -torch.inf)
-            opt.decoder_layer(
-                hidden,
-                lengths,
-                weights,
-                bits,
-                local,
-                backend=self.settings.backend,
-                last=last,
-                clock=self.clock.time,
-            )
+            try:
+                opt.decoder_layer(
+                    hidden,
+                    lengths,
+                    weights,
+                    bits,
+                    local,
+                    backend=self.settings.backend,
+                    last=last,
+                    clock=self.clock.time,
+                )
+            except NonFiniteError as error:
+                if error.place is None:
+                    raise
+                row, neuron = error.place
+                mode = str(weights.fc1_weight.dtype).removeprefix("torch.")
+                raise not_finite(layer, corpus, begin + row, neuron, mode, hidden) from error
             mask.commit(begin, bits)
             if not last:
                 with self.clock.time("residual"):

@@ -12,8 +12,8 @@ from pyneurons import reference
 # One strip less and more than a word, a vector of every instruction set, a strip.
 NEURONS = (1, 31, 32, 33, 63, 64, 65, 100, 257, 1024, 1100)
 
-# Counters start where a narrower type would stop: past 2**24 (float32), 2**31 (int32), and far on.
-STARTS = (0, 2**24 + 1, 2**31 + 5, 2**40)
+# Counters start one before a narrower type would stop (float32, int32, uint32), and where int64 nearly does.
+STARTS = (0, 2**24 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1000)
 
 
 def bits(rows: int, neurons: int, seed: int = 0, density: float | None = None) -> Any:
