@@ -53,7 +53,8 @@ tests=(tests/test_ops_arrays.py tests/test_ops_checks.py tests/test_segment_coun
   tests/test_firing_rows.py tests/test_first_segments.py tests/test_ngram_keys.py
   tests/test_ngram_coverage.py tests/test_ngram_triggers.py tests/test_score_candidates.py
   tests/test_trigger_baselines.py tests/test_layer_norm.py tests/test_attention.py
-  tests/test_linear.py tests/test_linear_bfloat16.py tests/test_ffn.py tests/test_parallel.py)
+  tests/test_linear.py tests/test_linear_bfloat16.py tests/test_ffn.py tests/test_parallel.py
+  tests/test_large_offsets.py)
 
 threads() {
   build threads

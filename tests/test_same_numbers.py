@@ -15,12 +15,12 @@ from same_files import contents
 import checkpoints
 import inputs
 import pyneurons
-from pyneurons import corpus, ops
+from pyneurons import corpus, failpoints, ops
 from pyneurons._verify import standing, verify
 from pyneurons.corpus import ngram_index
-from pyneurons.engine import plan, run
+from pyneurons.engine import identity, plan, run
 from pyneurons.engine.run import Engine
-from pyneurons.errors import IntegrityError
+from pyneurons.errors import InputError, IntegrityError
 from pyneurons.observers.firing import FiringObserver
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def test_threads_and_budgets_give_the_same_bytes(
         {"residual": "file"},
         {"residual": "file", "mask": "file", "index": "file", "strip_words": 1},
     ]
+    monkeypatch.setattr(run, "micro_batches", partial(plan.micro_batches, most=100))
     planned = Engine._plan
     found = []
     for number, (threads, place) in enumerate((t, p) for t in (1, 2, 3) for p in places):
@@ -171,3 +172,29 @@ def test_a_counter_that_changes_on_its_way_stops_the_run(
     again = pyneurons.scan(model, documents(33), out=out, **options)
     assert verify(again.directory).problems == []
     assert (again.fires[:, ON] == again.tokens).all()
+
+
+@pytest.mark.parametrize(
+    "field", ["torch", "numpy", "processor", "isa", "host_isa", "code", "pyneurons", "backend"]
+)
+def test_what_rounding_depends_on_is_part_of_what_a_run_is_of(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    options: dict[str, Any] = {"context": 16, "ngrams": (1,), "progress": False}
+    options |= {"dtype": "float32", "checkpoint_minutes": 0, "out": tmp_path / "run"}
+    failpoints.arm("layer=error@2")
+    try:
+        with pytest.raises(RuntimeError, match="failpoint layer"):
+            pyneurons.scan(model, documents(9), **options)
+    finally:
+        failpoints.arm(None)
+    numeric = identity.numeric
+
+    def upgraded(*given: Any) -> dict[str, Any]:
+        found = numeric(*given)
+        assert found[field]
+        return found | {field: "another"}
+
+    monkeypatch.setattr(identity, "numeric", upgraded)
+    with pytest.raises(InputError, match=rf"numeric\.{field}: .* there, .*another.* here"):
+        pyneurons.scan(model, documents(9), **options)
