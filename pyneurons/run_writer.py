@@ -369,6 +369,7 @@ class RunWriter:
         for path in self.staging.iterdir():
             if path.name not in {*sums, SUMS, REPLACES, durable.LOCK} and not path.is_dir():
                 durable.remove(path)
+        durable.sync_folder(self.staging)  # or entries and parts are back after a power loss
         check_out(self.directory, overwrite=(self.staging / REPLACES).exists())
         if self.directory.exists():
             if any(self.directory.iterdir()):
