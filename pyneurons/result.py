@@ -289,10 +289,10 @@ class Run:
             message = f"{path}: not valid JSON ({error}); the run directory is damaged"
             raise IntegrityError(message) from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            message = (
-                f"{path}: format {manifest.get('format') if isinstance(manifest, dict) else '?'}"
-            )
-            message += f", this version reads format {FORMAT}"
+            found = manifest.get("format") if isinstance(manifest, dict) else "?"
+            message = f"{path}: format {found}, this version reads format {FORMAT}"
+            if isinstance(found, int) and found > FORMAT:
+                message += "; a newer version of pyneurons wrote it, and reads it"
             raise InputError(message)
         run = cls(directory, manifest)
         for layer in run.layers:

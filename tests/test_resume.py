@@ -175,6 +175,26 @@ def test_boundaries_wait_for_their_minutes(model: Path, tmp_path: Path) -> None:
     assert "residual.write" not in armed.points
 
 
+def test_no_order_comes_from_a_clock(
+    model: Path, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock goes back a day each time that it is read, and stands in another zone afterwards."""
+    now = iter(range(10**9, 0, -86_400))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    stop_at("layer=error@3", model, tmp_path / "run")
+    for path in unfinished(tmp_path / "run").rglob("*"):
+        os.utime(path, (0, next(now)))
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    time.tzset()
+    try:
+        run = scan(model, tmp_path / "run")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert first_layer(run) == 2
+    assert contents(run.directory) == whole
+
+
 @pytest.mark.parametrize("action", ["ENOSPC", "EIO", "memory"])
 @pytest.mark.parametrize("on", ["", "+"])
 def test_a_failure_at_any_point_loses_nothing(
