@@ -170,6 +170,22 @@ def scans(results: Results) -> str:
     return text
 
 
+def commits(results: Results) -> str:
+    """Write what a run that survives costs."""
+    record = results.record("commits")
+    if record is None:
+        return ""
+    (rival,) = record["rivals"].values()
+    more = [100 * (ratio - 1) for ratio in reversed([1 / r for r in rival["ratio"]])]
+    return (
+        f"\n### What `out=` costs\n\n{record['case']}, {record['tokens']:,} tokens, "
+        f"{record['rounds']} rounds: {spread(record['seconds'], ' s')} beside "
+        f"{spread(rival['seconds'], ' s')}, {spread(more, ' %')} more. Inside commits "
+        f"{spread(record['commit_s'], ' s')}, {spread([100 * s for s in record['share']], ' %')} of "
+        "the call; the rest is SHA-256 of weights and corpus, for the run's identity.\n"
+    )
+
+
 def ops(results: Results) -> str:
     """Write every op and instruction set."""
     text = []
@@ -273,7 +289,7 @@ def page(results: Results) -> str:
         f"{seconds / 60:.0f} minutes.\n\n"
         f"### Goals\n\n{goals(results)}\n"
         f"### Ceilings\n\n{roofline(results)}\n"
-        f"{scans(results)}\n"
+        f"{scans(results)}{commits(results)}\n"
         f"### By size\n\n{scales(results)}\n{figures}"
         f"{ops(results)}"
     )

@@ -341,6 +341,7 @@ def scan(
             _write_tokens(writer, tokens.strings, engine.token_counts)
             partial = Scan(writer.view(manifest))
             writer.append("neurons", columns_of(partial.neuron_table()))
+            manifest["timing"]["commit_s"] = writer.commit_s
             manifest["timing"]["total_s"] = time.time() - began
             run = writer.finish(manifest)
             tokens.close()
