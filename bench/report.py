@@ -175,14 +175,14 @@ def commits(results: Results) -> str:
     record = results.record("commits")
     if record is None:
         return ""
-    (rival,) = record["rivals"].values()
-    more = [100 * (ratio - 1) for ratio in reversed([1 / r for r in rival["ratio"]])]
+    more = [100 * (ratio - 1) for ratio in record["ratio"]]
     return (
         f"\n### What `out=` costs\n\n{record['case']}, {record['tokens']:,} tokens, "
-        f"{record['rounds']} rounds: {spread(record['seconds'], ' s')} beside "
-        f"{spread(rival['seconds'], ' s')}, {spread(more, ' %')} more. Inside commits "
-        f"{spread(record['commit_s'], ' s')}, {spread([100 * s for s in record['share']], ' %')} of "
-        "the call; the rest is SHA-256 of weights and corpus, for the run's identity.\n"
+        f"{record['rounds']} pairs: {spread(record['lasting_s'], ' s')} beside "
+        f"{spread(record['temporary_s'], ' s')}, in the same round {spread(more, ' %')} more. Inside "
+        f"commits {spread(record['commit_s'], ' s')}, "
+        f"{spread([100 * share for share in record['commit_share']], ' %')} of the call. The rest "
+        "is SHA-256 of the weights before the scan, for the run's identity, and noise.\n"
     )
 
 
