@@ -170,7 +170,7 @@ def scans(results: Results) -> str:
     return text
 
 
-def commits(results: Results) -> str:
+def cost_of_commits(results: Results) -> str:
     """Write what a run that survives costs."""
     record = results.record("commits")
     if record is None:
@@ -289,7 +289,7 @@ def page(results: Results) -> str:
         f"{seconds / 60:.0f} minutes.\n\n"
         f"### Goals\n\n{goals(results)}\n"
         f"### Ceilings\n\n{roofline(results)}\n"
-        f"{scans(results)}{commits(results)}\n"
+        f"{scans(results)}{cost_of_commits(results)}\n"
         f"### By size\n\n{scales(results)}\n{figures}"
         f"{ops(results)}"
     )
