@@ -209,9 +209,12 @@ class RunWriter:
         if self._overwrite or not (self.directory / SUMS).exists():
             return False
         stands = Plan.read(self.directory)
+        begun = self.kept and (self.staging / REPLACES).exists()
         if stands.fingerprint == plan.fingerprint:
-            return True
-        if (self.staging / REPLACES).exists() and self.kept:
+            # Asked for once more, with `overwrite`, and stopped: that one goes on.
+            begun_plan = self._plan_there() if begun else None
+            return begun_plan is None or begun_plan.fingerprint != plan.fingerprint
+        if begun:
             return False
         raise _another(self.directory, "a finished run", stands, plan)
 
