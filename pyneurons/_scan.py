@@ -192,6 +192,7 @@ def scan(
     from pyneurons.engine.run import Engine, Settings
     from pyneurons.model.checkpoint import Checkpoint, load_tokenizer, resolve
     from pyneurons.model.loaded import LoadedModel
+    from pyneurons.model.tokenizer import identity as tokenizer_identity
     from pyneurons.model.tokenizer import tokenizer_of
     from pyneurons.observers.unembedding import PROJECTIONS
 
@@ -286,6 +287,9 @@ def scan(
             if out is not None:
                 made = identity(checkpoint, tokens, settings, hardware)
                 checkpoint.expect(made["model"]["weights"])
+                if tokenizer is not None and own_tokenizer is not None:
+                    told = tokenizer_identity(own_tokenizer) or {}
+                    made["model"] |= {"tokenizer": {}, "given_tokenizer": told["sha256"]}
                 asked = {
                     "model": str(model),
                     "corpus": [source["path"] for source in tokens.sources],

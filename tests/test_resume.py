@@ -350,6 +350,22 @@ def test_a_corpus_file_that_changed_is_refused(model: Path, tmp_path: Path) -> N
         scan(model, tmp_path / "run", corpus=corpus)
 
 
+def test_another_tokenizer_that_gives_the_same_ids_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, decoders
+
+    checkpoints.make(tmp_path / "model", "pre", vocab_size=267, num_hidden_layers=LAYERS)
+    one = checkpoints.write_tokenizer(tmp_path / "elsewhere")
+    other = Tokenizer.from_str(one.to_str())
+    other.decoder = decoders.Fuse()
+    given = {"model": tmp_path / "model", "out": tmp_path / "run", "corpus": ["the thing on a hat"]}
+    stop_at("layer=error@3", **given, tokenizer=one)
+    with pytest.raises(
+        InputError, match=r"model\.given_tokenizer: \w{12}\.\. there, \w{12}\.\. here"
+    ):
+        scan(**given, tokenizer=other)
+    assert first_layer(scan(**given, tokenizer=Tokenizer.from_str(one.to_str()))) == 2
+
+
 def test_another_version_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
