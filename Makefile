@@ -7,13 +7,14 @@ STAMP := $(VENV)/.set-up
 PEERS := .venv-bench/.set-up
 CPP := $(shell git ls-files 'csrc/**' tests/helpers bench 2>/dev/null | grep -E '\.(c|cpp|hpp|inl|cu|cuh)$$')
 
-.PHONY: help demo setup test test-all check format bench bench-peers device sanitize clean
+.PHONY: help demo setup test test-all check format bench bench-peers device sanitize mutants clean
 
 help:
 	@echo "make demo      set up .venv, scan the embedded model, results and figures in runs/demo"
 	@echo "make test      set up .venv when missing, run the test suite"
 	@echo "make test-all  the longer tests as well, and every instruction set forced in turn"
 	@echo "make sanitize  the native code under ASan, UBSan and TSan (GCC or Clang)"
+	@echo "make mutants   take one safeguard after the other away; a test has to fail for each"
 	@echo "make check     ruff, mypy, clang-format, import layering"
 	@echo "make bench     benchmarks, results and their page in bench/ (PART=\"ffn scan\": some of them)"
 	@echo "make bench-peers  the other tools that benchmarks run beside, in .venv-bench"
@@ -51,6 +52,10 @@ test-all: $(STAMP)
 sanitize: $(STAMP)
 	tests/sanitize.sh threads
 	tests/sanitize.sh address $(TESTS)
+
+# Of a tree without changes, which it changes and puts back; GROUPS="inputs laws": some of them.
+mutants: $(STAMP)
+	$(BIN)/python tests/helpers/mutants.py $(GROUPS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

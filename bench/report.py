@@ -170,6 +170,23 @@ def scans(results: Results) -> str:
     return text
 
 
+def cost_of_commits(results: Results) -> str:
+    """Write what a run that survives costs."""
+    record = results.record("commits")
+    if record is None:
+        return ""
+    more = [100 * (ratio - 1) for ratio in record["ratio"]]
+    return (
+        f"\n### What `out=` costs\n\n{record['case']}, {record['tokens']:,} tokens, "
+        f"{record['rounds']} pairs: {spread(record['lasting_s'], ' s')} beside "
+        f"{spread(record['temporary_s'], ' s')}, in the same round {spread(more, ' %')} more. Inside "
+        f"commits {spread(record['commit_s'], ' s')}, "
+        f"{spread([100 * share for share in record['commit_share']], ' %')} of the call. The rest "
+        "is rows of tables that are written by layer and again when they are joined, SHA-256 of the "
+        "weights for the run's identity, and noise. Goal: less than 3 %.\n"
+    )
+
+
 def ops(results: Results) -> str:
     """Write every op and instruction set."""
     text = []
@@ -273,7 +290,7 @@ def page(results: Results) -> str:
         f"{seconds / 60:.0f} minutes.\n\n"
         f"### Goals\n\n{goals(results)}\n"
         f"### Ceilings\n\n{roofline(results)}\n"
-        f"{scans(results)}\n"
+        f"{scans(results)}{cost_of_commits(results)}\n"
         f"### By size\n\n{scales(results)}\n{figures}"
         f"{ops(results)}"
     )

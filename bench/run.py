@@ -35,6 +35,7 @@ PARTS = (
     "scan",
     "scan_float32",
     "scan_demo",
+    "commits",
     "scan_scale",
 )
 

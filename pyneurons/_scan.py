@@ -195,6 +195,7 @@ def scan(
     from pyneurons.engine.record import write_tokens
     from pyneurons.engine.run import Engine, Settings
     from pyneurons.model.checkpoint import load_tokenizer
+    from pyneurons.model.tokenizer import identity as tokenizer_identity
     from pyneurons.model.tokenizer import tokenizer_of
     from pyneurons.observers.unembedding import PROJECTIONS
 
@@ -283,6 +284,9 @@ def scan(
             if out is not None:
                 made = identity(checkpoint, tokens, settings, hardware)
                 checkpoint.expect(made["model"]["weights"])
+                if tokenizer is not None and own_tokenizer is not None:
+                    named = tokenizer_identity(own_tokenizer) or {}
+                    made["model"] |= {"tokenizer": {}, "given_tokenizer": named["sha256"]}
                 asked = {
                     "model": str(model),
                     "corpus": [source["path"] for source in tokens.sources],
@@ -338,6 +342,7 @@ def scan(
             write_tokens(writer, tokens)
             partial = Scan(writer.view(manifest))
             writer.append("neurons", partial.neuron_table())
+            manifest["timing"]["commit_s"] = writer.commit_s
             manifest["timing"]["total_s"] = time.time() - began
             run = writer.finish(manifest)
             tokens.close()

@@ -169,10 +169,18 @@ def _kept(out: Path) -> str:
     return kept + shlex.join(["pyneurons", *words])
 
 
+def _stopped(out: Path) -> bool:
+    """Whether a run that was stopped holds layers that one like it goes on from."""
+    from pyneurons._verify import standing
+
+    there = standing(out)
+    return there is not None and bool(there.done)
+
+
 @app.command()
 def demo(
     out: Annotated[
-        Path, typer.Option(help="Run directory; an older run there is replaced.")
+        Path, typer.Option(help="Run directory; one that was stopped goes on, others are replaced.")
     ] = Path("runs/demo"),
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Random weights of the same shape, as a control.")
@@ -188,16 +196,23 @@ def demo(
     [bold]pyneurons demo[/bold]               result and figures in runs/demo
     [bold]pyneurons demo --untrained[/bold]   the same with random weights
     """
-    with _resumable(out):
-        scanned = _scan.scan(
+
+    def scan(*, overwrite: bool) -> Scan:
+        return _scan.scan(
             _scan.UNTRAINED if untrained else _scan.DEMO,
             _scan.DEMO,
             out=out,
-            overwrite=True,
+            overwrite=overwrite,
             max_tokens=max_tokens,
             dtype=dtype,
             progress=progress,
         )
+
+    with _resumable(out):
+        try:
+            scanned = scan(overwrite=not _stopped(out))
+        except (InputError, IntegrityError):  # of a run of something else
+            scanned = scan(overwrite=True)
     _finish(scanned, figures=True)
 
 

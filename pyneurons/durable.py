@@ -254,6 +254,14 @@ class FolderLock:
         while self._descriptor < 0:
             make_folder(folder)
             self._descriptor = self._take()
+        try:
+            sync_folder(folder)  # the lock is by what a folder is known as ours: before all else
+        except OSError as error:
+            self.release()
+            raise disk_error(error, self.path) from error
+        except BaseException:
+            self.release()
+            raise
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since_unix_s": time.time()}
         with contextlib.suppress(OSError):  # on a full disk the lock holds without a name on it
             os.ftruncate(self._descriptor, 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
@@ -95,6 +96,8 @@ class RunWriter:
         Of each layer that is finished, what `commit_layer` was told.
     set_aside : dict
         What was found damaged, and how, and is computed again.
+    commit_s : float
+        Seconds that commits took so far, without what is written in a temporary run as well.
 
     Raises
     ------
@@ -111,6 +114,7 @@ class RunWriter:
         self.entries: dict[str, Entry] = {}
         self.committed: dict[int, dict[str, Any]] = {}
         self.set_aside: dict[str, str] = {}
+        self.commit_s = 0.0
         self._overwrite, self._lasting = overwrite, lasting
         self._replaced = directory.with_name(f".{directory.name}.replaced")
         self._tables: dict[str, TableWriter] = {}
@@ -206,9 +210,12 @@ class RunWriter:
         if self._overwrite or not (self.directory / SUMS).exists():
             return False
         stands = Plan.read(self.directory)
+        begun = self.kept and (self.staging / REPLACES).exists()
         if stands.fingerprint == plan.fingerprint:
-            return True
-        if (self.staging / REPLACES).exists() and self.kept:
+            # Asked for once more, with `overwrite`, and stopped: that one goes on.
+            begun_plan = self._plan_there() if begun else None
+            return begun_plan is None or begun_plan.fingerprint != plan.fingerprint
+        if begun:
             return False
         raise _another(self.directory, "a finished run", stands, plan)
 
@@ -301,11 +308,13 @@ class RunWriter:
         """Say that all of a layer is written; from here on it survives."""
         facts = {"layer": layer} | facts
         if self.ledger is not None:
+            began = time.perf_counter()
             durable.sync_folder(self.staging)
             name = LAYER.format(layer)
             files = {file: asdict(written) for file, written in self._put.items()}
             self.ledger.put(name, files, facts)
             self.entries[name] = Entry(name, files, facts)
+            self.commit_s += time.perf_counter() - began
         self._put.clear()
         self.committed[layer] = facts
 
@@ -314,7 +323,15 @@ class RunWriter:
         if not self._lasting:
             fill(target)
             return
-        self._put[file] = written = durable.commit(target, fill, sync=False)
+
+        def filled(path: Path) -> None:
+            began = time.perf_counter()
+            fill(path)
+            self.commit_s -= time.perf_counter() - began
+
+        began = time.perf_counter()
+        self._put[file] = written = durable.commit(target, filled, sync=False)
+        self.commit_s += time.perf_counter() - began
         self._written[file] = written.sha256
 
     def _parts_of(self, name: str) -> list[str]:
@@ -372,6 +389,7 @@ class RunWriter:
         for path in self.staging.iterdir():
             if path.name not in {*sums, SUMS, REPLACES, durable.LOCK} and not path.is_dir():
                 durable.remove(path)
+        durable.sync_folder(self.staging)  # or entries and parts are back after a power loss
         check_out(self.directory, overwrite=(self.staging / REPLACES).exists())
         if self.directory.exists():
             if any(self.directory.iterdir()):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import checkpoints
-from pyneurons import cli
+from pyneurons import cli, demo, failpoints
 from pyneurons.errors import InputError
 from pyneurons.model.checkpoint import Checkpoint
 
@@ -319,6 +319,37 @@ def test_plan_of_all_sizes(command: Callable[..., tuple[int, str, str]]) -> None
     assert len(entries) == 8
     assert "gpu_memory" in entries["66b"]["short"]
     assert entries["125m"]["residual"]["host"] > 0
+
+
+def test_a_demo_that_was_stopped_goes_on(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_finish", lambda *_, **__: None)
+    monkeypatch.setattr(
+        demo, "demo_corpus", lambda: ["the rain in spain stays in the plain\n" * 99]
+    )
+
+    def stopped(*arguments: str) -> None:
+        failpoints.arm("write=ENOSPC@20+")
+        try:
+            code, _, said = command("demo", "--out", tmp_path / "run", *arguments)
+        finally:
+            failpoints.arm(None)
+        assert code == 5
+        assert "of 6 layers are finished and kept; continue with" in said
+
+    def goes_on(*arguments: str) -> bool:
+        assert command("demo", "--out", tmp_path / "run", *arguments)[0] == 0
+        manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+        return manifest["timing"]["layers_kept"] > 0
+
+    stopped()
+    assert goes_on()
+    stopped()  # what is to replace the one that stands
+    assert goes_on()
+    stopped()
+    assert not goes_on("--dtype", "float32")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_plan_needs_no_weights(

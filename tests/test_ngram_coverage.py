@@ -85,6 +85,20 @@ def test_any_number_of_neurons(backend, neurons):
     assert np.array_equal(large, expected_large)
 
 
+@pytest.mark.parametrize("neurons", [1, 33, 70, 95])
+def test_bits_behind_the_last_neuron_count_for_nobody(backend, neurons):
+    """Seldom neurons, and a bit behind the last that is always set: counts above fifteen, one by one."""
+    bits = inputs.bits(100, 96, density=0.02)
+    bits[:, neurons:] = False
+    bits[:, 95] = True
+    fires = bits[:, :neurons]
+    segments = inputs.bounds([17, 20, 40, 40, 60, 100])
+    order = inputs.order(100, int(segments[-1]))
+    expected, _, totals = expect(fires, order, segments, 100)
+    histogram, _ = cover(reference.pack(bits), order, segments, totals, 100, backend)
+    assert np.array_equal(histogram, expected)
+
+
 @pytest.mark.parametrize("bins", [1, 2, 3, 4, 7, 14, 15, 16, 17, 31, 90])
 def test_any_number_of_bins(backend, bins):
     fires = inputs.bits(100, 65)

@@ -175,6 +175,26 @@ def test_boundaries_wait_for_their_minutes(model: Path, tmp_path: Path) -> None:
     assert "residual.write" not in armed.points
 
 
+def test_no_order_comes_from_a_clock(
+    model: Path, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock goes back a day each time that it is read, and stands in another zone afterwards."""
+    now = iter(range(10**9, 0, -86_400))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    stop_at("layer=error@3", model, tmp_path / "run")
+    for path in unfinished(tmp_path / "run").rglob("*"):
+        os.utime(path, (0, next(now)))
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    time.tzset()
+    try:
+        run = scan(model, tmp_path / "run")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert first_layer(run) == 2
+    assert contents(run.directory) == whole
+
+
 @pytest.mark.parametrize("action", ["ENOSPC", "EIO", "memory"])
 @pytest.mark.parametrize("on", ["", "+"])
 def test_a_failure_at_any_point_loses_nothing(
@@ -328,6 +348,22 @@ def test_a_corpus_file_that_changed_is_refused(model: Path, tmp_path: Path) -> N
     np.save(tmp_path / "rows.npy", rows[:, ::-1])
     with pytest.raises(IntegrityError, match=r"corpus\.files\[0\]\.sha256"):
         scan(model, tmp_path / "run", corpus=corpus)
+
+
+def test_another_tokenizer_that_gives_the_same_ids_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, decoders
+
+    checkpoints.make(tmp_path / "model", "pre", vocab_size=267, num_hidden_layers=LAYERS)
+    one = checkpoints.write_tokenizer(tmp_path / "elsewhere")
+    other = Tokenizer.from_str(one.to_str())
+    other.decoder = decoders.Fuse()
+    given = {"model": tmp_path / "model", "out": tmp_path / "run", "corpus": ["the thing on a hat"]}
+    stop_at("layer=error@3", **given, tokenizer=one)
+    with pytest.raises(
+        InputError, match=r"model\.given_tokenizer: \w{12}\.\. there, \w{12}\.\. here"
+    ):
+        scan(**given, tokenizer=other)
+    assert first_layer(scan(**given, tokenizer=Tokenizer.from_str(one.to_str()))) == 2
 
 
 def test_another_version_is_refused(

@@ -51,8 +51,9 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def scan(options: dict[str, Any], out: Path) -> pyneurons.Scan:
-    return pyneurons.scan(out=out, progress=False, checkpoint_minutes=0, threads=1, **options)
+def scan(options: dict[str, Any], out: Path, **more: Any) -> pyneurons.Scan:
+    plain = {"progress": False, "checkpoint_minutes": 0, "threads": 1}
+    return pyneurons.scan(out=out, **(plain | options | more))
 
 
 def damaged(out: Path) -> bool:
