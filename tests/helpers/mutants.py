@@ -1,6 +1,6 @@
 """Take one safeguard away, and see that a test fails: ``make mutants``.
 
-    python tests/helpers/mutants.py                  all of them, 8 minutes on one core
+    python tests/helpers/mutants.py                  all of them, 12 minutes on one core
     python tests/helpers/mutants.py inputs laws      some groups
 
 Each mutant is one change to the source, taken back afterwards (on Ctrl-C and SIGTERM as well), with
@@ -49,6 +49,8 @@ CHECKPOINT, RING = "pyneurons/model/checkpoint.py", "pyneurons/engine/weight_rin
 LAWS = "pyneurons/conservation.py"
 POWER = "tests/test_power_loss.py"
 RESUME = "tests/test_resume.py -k "
+PARTS, LISTS = "pyneurons/merging/parts.py", "pyneurons/merging/lists.py"
+MERGE = "tests/test_merge.py -k "
 MALFORMED = "tests/test_checkpoint.py tests/test_safetensors_properties.py -k "
 FILES = "malformed or mutation_of_the_file or mutation_of_an_entry or lying or truncation"
 PICKLED = "tests/test_torch_file.py"
@@ -192,6 +194,39 @@ MUTANTS = [
            "= held != ngram_fires\n", "= held < 0\n", "tests/test_conservation.py"),
     Mutant("laws", "a neuron fires when its z is above 0", LAWS,
            '(fires > 0) != (arrays["z_max"] > 0)', "fires < 0", "tests/test_conservation.py"),
+    # -- merged runs
+    Mutant("merge", "rows move to their place", PARTS,
+           "places + moved[np.maximum(at, 0)]", "places", MERGE + "of_one_scan"),
+    Mutant("merge", "domains go to their own place", PARTS,
+           "return [self.domains.index(name) for name in self.opened[i].run.domains]",
+           "return list(range(len(self.opened[i].run.domains)))", MERGE + "of_one_scan"),
+    Mutant("merge", "parts have one order", PARTS,
+           "where.sort(key=lambda entry: entry[0].sha256)", "pass", MERGE + "grouping"),
+    Mutant("merge", "equal sequences are refused", PARTS,
+           "if share > COMMON_SHARE:", "if share > 2:", MERGE + "refused"),
+    Mutant("merge", "equal files are refused", PARTS,
+           "                if sha256 in seen:", "                if False:", MERGE + "refused"),
+    Mutant("merge", "checksums of runs are compared", PARTS,
+           "        if wrong:\n", "        if False:\n", MERGE + "damaged"),
+    Mutant("merge", "runs of other options are refused", "pyneurons/_merge.py",
+           "    check_alike(opened)", "    pass", MERGE + "refused"),
+    Mutant("merge", "sums do not wrap", "pyneurons/merging/counters.py",
+           "(values > _LIMIT - summed).any()", "False", MERGE + "wrap"),
+    Mutant("merge", "exact only where every run lists all", LISTS,
+           "exact = np.logical_and.reduce", "exact = np.logical_or.reduce", MERGE + "scan"),
+    Mutant("merge", "what a run does not list is bounded", LISTS,
+           "unlisted = np.where(exact, 0, least)", "unlisted = np.where(exact, 0, least - 1)",
+           MERGE + "bounds"),
+    Mutant("merge", "bounds of listed n-grams add up", LISTS,
+           "return neuron, ngram, fires, unlisted[neuron] + more",
+           "return neuron, ngram, fires, fires", MERGE + "bounds"),
+    Mutant("merge", "aligned counts are those of one neuron",
+           "pyneurons/merging/histograms.py",
+           "np.where((of[at] == owner) & (place[at] >= last), count[at], 0)", "count[at]",
+           MERGE + "loop"),
+    Mutant("merge", "examples have the least keys", "pyneurons/merging/examples.py",
+           "np.lexsort((row, layout.keys.of_rows(row), neuron))", "np.lexsort((row, neuron))",
+           MERGE + "examples"),
 ]
 # fmt: on
 
