@@ -663,6 +663,20 @@ def test_a_full_disk(model: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "copy") == contents(tmp_path / "plain")
 
 
+def test_a_disk_without_room_for_the_copies_is_told_of_before_the_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=1000))
+    scan(model, tmp_path / "run")
+    assert "checkpoint_minutes=inf" in capsys.readouterr().err
+    scan(model, tmp_path / "another", checkpoint_minutes=float("inf"))
+    scan(model, None)
+    assert "checkpoint_minutes" not in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_folder_that_is_read_only(model: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

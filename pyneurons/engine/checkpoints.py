@@ -12,6 +12,7 @@ writes no copy: its layers read one file and write the other from the first laye
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -82,6 +83,24 @@ class Checkpoints:
         if not self.enabled or self._minutes == 0:
             return self.enabled
         return passed >= max(60 * self._minutes, WORTH * self._cost)
+
+    def short_of_room(self) -> str | None:
+        """Say, before the run, when the disk has no room for both files; None where it has.
+
+        No refusal: a run that is done before the first copy is due never writes one.
+        """
+        if not self.enabled:
+            return None
+        size = 2 * self._rows * self._stride
+        there = sum(f.stat().st_size for f in self._folder.glob("residual-*.f32"))
+        free = shutil.disk_usage(self._folder).free + there
+        if free >= size:
+            return None
+        return (
+            f"the copies of the residual stream, from which a run that is stopped goes on, take "
+            f"{size / 1e9:,.1f} GB and the disk has {free / 1e9:,.1f} GB; make room, or pass "
+            "checkpoint_minutes=inf (--checkpoint-minutes inf) to keep finished layers alone"
+        )
 
     def spare(self) -> int:
         """Return the slot that may be written, its entry dropped: not the one committed last."""

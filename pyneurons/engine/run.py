@@ -271,6 +271,8 @@ class Engine:
             settings.checkpoint_minutes,
             self.missing,
         )
+        if said := self.checkpoints.short_of_room():
+            self.progress.warn(said)
         self.recorder = Recorder(
             self.checkpoint, corpus, self.writer, settings.ngrams, self.unembedding, baselines
         )
