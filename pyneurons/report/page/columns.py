@@ -78,7 +78,8 @@ def _portable(values: np.ndarray) -> np.ndarray:
         small = narrowest(values)
         return small.astype(np.float64) if small.dtype == np.uint64 else small
     if values.dtype == np.int64:
-        return values.astype(np.int8 if int(values.min()) >= -128 else np.int32)
+        small = int(values.min()) >= -(2**7) and int(values.max()) < 2**7
+        return values.astype(np.int8 if small else np.int32)
     return values
 
 

@@ -1,6 +1,6 @@
 "use strict";
 // Blocks of data: in the page itself, or in scripts beside it, which call `arrived`.
-// A page that is opened from disk may fetch nothing, but it may add a <script>.
+// A page that is opened from disk may fetch nothing, but it may add a script element.
 window.pyneurons = {};
 (page => {
   page.about = JSON.parse(document.getElementById("about").textContent);
