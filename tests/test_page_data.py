@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-import made_up_directories
 import numpy as np
 import pytest
 
+import made_up_directories
 from pyneurons.errors import InputError, ShapeError
 from pyneurons.report import words
 from pyneurons.report.page import document, write_page
@@ -131,7 +132,7 @@ def test_details_are_what_scan_neuron_says(scan: Any, size: int) -> None:
                 own = columns[f"ngrams_{n}_{name}"][begin:end]
                 assert own.tolist() == [row[name] for row in rows]
         fires = true["position_fires"]
-        binned = [int(fires[a:b].sum()) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        binned = [int(fires[a:b].sum()) for a, b in itertools.pairwise(edges)]
         assert columns["curve"].reshape(-1, CURVE_POINTS)[k].tolist() == binned
         whole = np.flatnonzero(columns["curve_whole_of"] == k)
         assert bool(whole.size) == true["positional"]

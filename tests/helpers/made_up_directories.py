@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import made_up_runs
 import numpy as np
 
+import made_up_runs
 from pyneurons import Scan, result
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ OF_66B = Shape(
 )  # fmt: skip
 
 
-def write(directory: Path, shape: Shape = Shape()) -> Scan:  # noqa: B008  (frozen)
+def write(directory: Path, shape: Shape = Shape()) -> Scan:
     """Write a run of this shape, and return it."""
     directory.mkdir(parents=True)
     corpus = _Corpus(shape)

@@ -78,8 +78,8 @@ def _portable(values: np.ndarray) -> np.ndarray:
         small = narrowest(values)
         return small.astype(np.float64) if small.dtype == np.uint64 else small
     if values.dtype == np.int64:
-        small = int(values.min()) >= -(2**7) and int(values.max()) < 2**7
-        return values.astype(np.int8 if small else np.int32)
+        fits = int(values.min()) >= -(2**7) and int(values.max()) < 2**7
+        return values.astype(np.int8 if fits else np.int32)
     return values
 
 

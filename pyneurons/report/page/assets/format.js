@@ -3,6 +3,15 @@
 (page => {
   const inserted = new Intl.NumberFormat("en-US", {maximumFractionDigits: 0});
 
+  // As Python rounds: exact ties, 86.25, to the even digit, where toFixed goes up.
+  function rounded(value, digits) {
+    const exact = value.toFixed(Math.min(digits + 60, 100));
+    const cut = exact.length - (Math.min(digits + 60, 100) - digits);
+    if (!/^50*$/.test(exact.slice(cut))) return value.toFixed(digits);
+    const down = exact.slice(0, cut).replace(/\.$/, "");
+    return "02468".includes(down.at(-1)) ? down : value.toFixed(digits);
+  }
+
   // What str.format does with the formats of the templates.
   function number(value, format) {
     if (!format || typeof value === "string") return String(value);
@@ -10,7 +19,7 @@
     const [, sign, digits] = /^(\+?)\.(\d+)f$/.exec(format);
     if (value === null || Number.isNaN(value)) return "nan";
     if (!Number.isFinite(value)) return (value < 0 ? "-" : sign) + "inf";
-    const text = value.toFixed(Number(digits));
+    const text = rounded(value, Number(digits));
     return sign && !text.startsWith("-") ? `+${text}` : text;
   }
   page.number = number;

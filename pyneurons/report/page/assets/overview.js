@@ -27,11 +27,11 @@
       element("ul.facts", null, ...facts.lines.map(line),
         element("li", null, page.define("numeric", facts.numeric[0])), ...facts.numeric.slice(1).map(line),
         ...facts.positional_caveat.map(line), line(facts.cost)),
+      element("h2", null, "Figures"),
+      element("div.figures", null, ...page.about.figures.map(figure => page.figure(figure))),
       element("h2", null, "Layers"),
       element("p.says", null, "fires %: mean of the alive; detectors (supported); pos.: positional neurons"),
       layersTable(facts),
-      element("h2", null, "Figures"),
-      element("div.figures", null, ...page.about.figures.map(figure => page.figure(figure))),
       element("p.faint", null, `pyneurons ${page.about.version}`));
   };
 })(window.pyneurons);
