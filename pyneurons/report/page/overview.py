@@ -17,12 +17,11 @@ from pyneurons.report.source import columns, whole
 def run_facts(scan: Any, place: int, *, text: bool) -> dict[str, Any]:
     """Return the header of a run, and what the page needs to read its blocks."""
     manifest = scan.manifest
-    mode, flips, *classes = words.numeric(scan)
     return {
         "name": scan.name,
         "title": words.title(scan),
         "lines": [*words.what_was_run(scan), *words.exactness(scan)],
-        "numeric": [f"{mode}{flips}", *classes],
+        "numeric": words.numeric(scan),
         "cost": words.cost(scan),
         "positional_caveat": words.positional_caveat(scan),
         "layers": [int(layer) for layer in scan.layers],

@@ -62,7 +62,7 @@
         mark: {type: "area", line: true, interpolate: "step", opacity: 0.3, tooltip: true},
         encoding: {
           x: {field: "position", type: "quantitative", scale: {nice: false}},
-          y: {field: "frequency", type: "quantitative", scale: {domain: [0, 1]}},
+          y: {field: "frequency", type: "quantitative", scale: {zero: true}},
           tooltip: [{field: "position", type: "quantitative"}, {field: "last", type: "quantitative", title: "to"},
             {field: "frequency", type: "quantitative", format: ".4f"}],
         },

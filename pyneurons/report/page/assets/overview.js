@@ -25,7 +25,8 @@
     section.replaceChildren(
       element("h1", null, facts.title),
       element("ul.facts", null, ...facts.lines.map(line),
-        element("li", null, page.define("numeric", facts.numeric[0])), ...facts.numeric.slice(1).map(line),
+        element("li", null, page.define("numeric", facts.numeric[0]), facts.numeric[1]),
+        ...facts.numeric.slice(2).map(line),
         ...facts.positional_caveat.map(line), line(facts.cost)),
       element("h2", null, "Figures"),
       element("div.figures", null, ...page.about.figures.map(figure => page.figure(figure))),
