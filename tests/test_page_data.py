@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+import checkpoints
 import made_up_directories
+import pyneurons
 from pyneurons.errors import InputError, ShapeError
 from pyneurons.report import words
 from pyneurons.report.page import document, write_page
@@ -309,3 +311,57 @@ def test_reading_a_run_for_the_page_loads_no_torch(scan: Any, tmp_path: Path) ->
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+# ----- runs of the engine -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Two scans that list few n-grams, merged without bits: most covering numbers have bounds."""
+    folder = tmp_path_factory.mktemp("merged")
+    checkpoints.make(folder / "model", "pre", seed=3, num_hidden_layers=2)
+    generator = np.random.default_rng(3)
+    runs = [
+        pyneurons.scan(
+            folder / "model",
+            generator.integers(4, 90, (30, 24)).tolist(),
+            out=folder / f"part-{i}",
+            context=24, dtype="bfloat16", list_limit=50, flip_sample=60, progress=False,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    return pyneurons.merge(runs, out=folder / "merged", progress=False)
+
+
+def test_bounds_of_a_merged_run(merged: Any, tmp_path: Path) -> None:
+    assert not merged.has_suppression
+    columns, phrases = layer_table(merged, 1)
+    open_ = 0
+    for i in range(0, 96, 5):
+        true = merged.neuron((1, i))
+        for n in (1, 2, 3):
+            number = true[f"coverage_{n}"]
+            assert columns[f"coverage_{n}"][i] == (UNKNOWN if number is None else number)
+            for end in ("least", "most"):
+                assert columns[f"coverage_{n}_{end}"][i] == true[f"coverage_{n}_{end}"]
+            open_ += number is None
+        assert columns["role"][i] == (-1 if true["role"] is None else true["role"])
+        said = words.role(**{k: true[k] for k in words.role.__annotations__ if k != "return"})
+        assert phrases[columns["said"][i]] == said
+    assert open_
+    write_page([merged], tmp_path / "page.html")
+    assert any("in bounds only" in line for line in words.exactness(merged))
+
+
+def test_runs_without_ngrams_without_layers_without_text(tmp_path: Path, merged: Any) -> None:
+    model = merged.directory.parent / "model"
+    ids = np.random.default_rng(5).integers(4, 90, (3, 20)).tolist()
+    options: Any = {"context": 24, "dtype": "bfloat16", "progress": False}
+    bare = pyneurons.scan(model, ids, ngrams=(), flip_sample=0, **options)
+    one = pyneurons.scan(model, ids, layers=[1], **options)
+    short = write_page([bare, one, merged], tmp_path / "page.html", text=False)
+    assert short == [tmp_path / "page.html"]
+    table, _ = layer_table(bare, 0)
+    assert not [name for name in table if "ngram" in name]
+    assert layer_table(one, 1)[0]["fires"].tolist() == one.fires[0].tolist()
