@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import time
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
@@ -407,3 +408,4 @@ def test_a_run_of_the_size_of_66b_stays_usable(browser: Any, tmp_path: Path) -> 
     section.get_by_role("link", name=f"50.{name['neuron']}", exact=True).first.wait_for()
     assert len([url for url in visit.asked if "/table.js" in url]) == 4  # one layer each
     visit.close()
+    shutil.rmtree(tmp_path)  # 3.4 GB, which pytest would keep

@@ -23,7 +23,14 @@ from pyneurons.report.page.columns import pack, unpack
 from pyneurons.report.page.definitions import DEFINITIONS
 from pyneurons.report.page.figures import figures
 from pyneurons.report.page.layers import detector_columns, ensemble
-from pyneurons.report.page.neurons import CURVE_POINTS, UNKNOWN, Details, bin_edges, layer_table
+from pyneurons.report.page.neurons import (
+    CURVE_POINTS,
+    UNKNOWN,
+    Details,
+    bin_edges,
+    detecting,
+    layer_table,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,7 +119,7 @@ def test_the_table_is_what_scan_neuron_says(scan: Any) -> None:
 
 @pytest.mark.parametrize("size", [300, 128, 7])
 def test_details_are_what_scan_neuron_says(scan: Any, size: int) -> None:
-    details = {layer: Details(scan, layer, text=True) for layer in scan.layers}
+    details = {layer: Details(scan, layer, detecting(scan), text=True) for layer in scan.layers}
     strings = scan.strings
     edges = bin_edges(160)
     blocks: dict[Any, Any] = {}
@@ -226,7 +233,7 @@ def test_what_is_left_open_stays_open(scan: Any) -> None:
     assert (columns["flags"] & 16 == 16).all()
     if not columns["flags"][1] & 1:
         assert "detector or not" in phrases[columns["said"][1]]
-    block = Details(InBounds(scan), 0, text=False).block(0, 300)
+    block = Details(InBounds(scan), 0, detecting(scan), text=False).block(0, 300)
     assert block["triggers_starts"].tolist() == [0] * 301
     assert not [name for name in block if name.startswith("contexts")]
 

@@ -15,7 +15,7 @@ from pyneurons.report.page.columns import pack
 from pyneurons.report.page.document import compose, deferred_block
 from pyneurons.report.page.figures import figures
 from pyneurons.report.page.layers import detector_columns
-from pyneurons.report.page.neurons import DETAILS, Details, layer_table
+from pyneurons.report.page.neurons import DETAILS, Details, detecting, layer_table
 from pyneurons.report.page.overview import run_facts
 from pyneurons.report.words import visible
 
@@ -107,10 +107,11 @@ def _blocks(scan: Any, facts: dict[str, Any], *, text: bool) -> Iterator[tuple[s
     yield "tokens", pack({}, strings=strings)
     detected, _ = detector_columns(scan)
     yield "detectors", pack(detected)
+    detectors = detecting(scan)
     for layer in facts["layers"]:
         table, phrases = layer_table(scan, layer)
         yield f"L{layer}/table", pack(table, phrases=phrases)
-        details = Details(scan, layer, text=text)
+        details = Details(scan, layer, detectors, text=text)
         for first in range(0, facts["neurons"], DETAILS):
             last = min(first + DETAILS, facts["neurons"])
             yield f"L{layer}/{first // DETAILS}", pack(details.block(first, last))

@@ -24,6 +24,8 @@ DETAILS: Final = 1024
 UNKNOWN: Final = 2**32 - 1
 """A covering number that is known in bounds only."""
 
+Detecting = dict[int, tuple[np.ndarray, np.ndarray]]
+
 _MOST_COVERED: Final = 50
 _BEFORE, _AFTER = 12, 4
 _FLAGS: Final = ("dead", "provably_dead", "provably_on", "positional")
@@ -95,19 +97,27 @@ def _said(rows: dict[str, Any], role: np.ndarray) -> tuple[np.ndarray, list[str]
     return np.array([place[key] for key in keys], dtype=np.int64), phrases
 
 
+def detecting(scan: Any) -> Detecting:
+    """Return, for each n, layer and neuron of the certain detectors, int64 each."""
+    found = {
+        n: decided(source.columns(scan.detectors(n))) for n in scan.manifest["settings"]["ngrams"]
+    }
+    return {n: (source.whole(t["layer"]), source.whole(t["neuron"])) for n, t in found.items()}
+
+
 class Details:
     """What the page shows of single neurons of a layer: a block of columns for some at a time."""
 
-    def __init__(self, scan: Any, layer: int, *, text: bool) -> None:
+    def __init__(self, scan: Any, layer: int, detectors: Detecting, *, text: bool) -> None:
         self._scan = scan
         self._orders: list[int] = list(scan.manifest["settings"]["ngrams"])
         self._curves = scan.position_fires(layer)
-        neurons = scan.rows("neurons", layer)
-        self._positional = _truth(neurons["positional"]).astype(np.bool_)
+        self._positional = _truth(scan.rows("neurons", layer)["positional"]).astype(np.bool_)
         self._vocabulary = scan.rows("vocabulary", layer)
         listed = scan.rows("ngrams", layer) if self._orders else {}
         self._ngrams = {
-            n: _Ragged(_shown(listed, n, _detecting(scan, layer, n))) for n in self._orders
+            n: _Ragged(_shown(listed, n, neurons[layers == layer]))
+            for n, (layers, neurons) in detectors.items()
         }
         self._triggers = _Ragged.none(("n", "token", "score", "centred", "rank"))
         if scan.has_suppression and self._orders:
@@ -165,13 +175,6 @@ class Details:
             "contexts_tokens_starts": offsets,
             "contexts_tokens": np.asarray(self._scan.ids)[places],
         }
-
-
-def _detecting(scan: Any, layer: int, n: int) -> np.ndarray:
-    """Return the neurons of a layer that detect n-grams for certain."""
-    found = decided(source.columns(scan.detectors(n)))
-    neurons = source.whole(found["neuron"])
-    return np.asarray(neurons[source.whole(found["layer"]) == layer])
 
 
 def _shown(rows: dict[str, Any], n: int, detecting: np.ndarray) -> dict[str, np.ndarray]:
