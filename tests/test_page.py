@@ -400,12 +400,12 @@ def test_a_run_of_the_size_of_66b_stays_usable(browser: Any, tmp_path: Path) -> 
         began = time.perf_counter()
         visit.open(where)
         assert time.perf_counter() - began < most_s, where
-    name = next(row for row in huge.detectors(1).to_pylist() if row["layer"] == 50)
+    name = next(row for row in huge.detectors(1).to_pylist() if row["layer"] == 3)
     text = huge.strings[name["covered"][0][0]]
     section = visit.open("neurons")
     assert "36,864 of 36,864 neurons" in section.inner_text()
     section.locator("input[type=search]").fill(text)
-    section.get_by_role("link", name=f"50.{name['neuron']}", exact=True).first.wait_for()
+    section.get_by_role("link", name=f"3.{name['neuron']}", exact=True).first.wait_for()
     assert len([url for url in visit.asked if "/table.js" in url]) == 4  # one layer each
     visit.close()
     shutil.rmtree(tmp_path)  # 3.4 GB, which pytest would keep

@@ -146,9 +146,10 @@
       if (!text) { found.replaceChildren(); return; }
       const {exact, within} = await page.search(run, text);
       if (mine !== asked) return;
-      const MOST = 200;
+      const MOST = 1000;
       const list = (rows, said) => rows.length === 0 ? [] : [
-        element("p", null, said(rows.length), rows.length > MOST ? `; the first ${MOST}:` : ":"),
+        element("p", null, said(rows.length), rows.length > MOST ? `; the first ${page.count(MOST)}: ` : ": ",
+          element("button", {type: "button", onclick: () => page.download("detectors.csv", "text/csv", page.csv(rows))}, "CSV")),
         element("div.scroll", null, element("table.found", null,
           element("tr", null, ...["neuron", "n-gram", "n", "fires", "share of fires on its n-grams %"].map((name, i) =>
             element(i < 2 ? "th.left" : "th", null, name))),
