@@ -102,6 +102,12 @@ def test_every_figure_is_drawn(visit: browsers.Visit, scan: Any) -> None:
         assert line in facts
 
 
+def test_the_libraries_tell_their_versions(visit: browsers.Visit) -> None:
+    visit.open()
+    told = visit.page.evaluate("[vega.version, vegaLite.version, vegaEmbed.version]")
+    assert told == ["6.4.0", "6.4.3", "7.3.0"]
+
+
 def test_the_table_sorts_and_filters(visit: browsers.Visit, scan: Any, form: Form) -> None:
     section = visit.open("neurons")
     if form.many:  # a layer at first, all when they are asked for

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import itertools
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +33,6 @@ from pyneurons.report.page.neurons import (
     detecting,
     layer_table,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +317,20 @@ def test_reading_a_run_for_the_page_loads_no_torch(scan: Any, tmp_path: Path) ->
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_the_libraries_are_those_that_are_named() -> None:
+    folder = Path(document.__file__).parent / "assets" / "vendor"
+    rows = re.findall(
+        r"\| ([\w-]+) \| ([\d.]+) \| `(\w{64})` \|", (folder / "README.md").read_text()
+    )
+    assert [name for name, _, _ in rows] == ["vega", "vega-lite", "vega-embed"]
+    for name, _, sha256 in rows:
+        code = (folder / f"{name}.min.js").read_bytes()
+        assert hashlib.sha256(code).hexdigest() == sha256
+        assert b"</script" not in code
+        assert b"<!--" not in code
+        assert "Redistribution" in (folder / f"{name}.LICENSE").read_text()
 
 
 # ----- runs of the engine -------------------------------------------------------------------------
