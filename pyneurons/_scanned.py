@@ -119,6 +119,14 @@ class Scan:
         return self._run.strings
 
     @property
+    def vocabulary_entries(self) -> int:
+        """Tokens that are ranked: those with a string, or all where none has one."""
+        if "entries" not in self._memo:
+            known = sum(string is not None for string in self.strings)
+            self._memo["entries"] = known or len(self.strings)
+        return int(self._memo["entries"])
+
+    @property
     def parts(self) -> list[dict[str, Any]]:
         """The scans that a merged run was made of, each with its corpus; none for a scan."""
         merged = self.manifest.get("merged")
@@ -542,8 +550,31 @@ class Scan:
         }
         row["position_fires"] = self.position_fires(layer)[index]
         row["promoted"], row["suppressed"] = self.vocabulary(layer, index)
+        row["triggers"] = self._triggers(layer, index)
         row["contexts"] = self.contexts(layer, index)
         return row
+
+    def rows(self, name: str, layer: int) -> dict[str, Any]:
+        """Return the columns of a stored table, the rows of one layer.
+
+        ``name`` is ``"neurons"``, ``"ngrams"``, ``"suppression"``, ``"vocabulary"`` or
+        ``"examples"``; null cells of a number are NaN, of a bool None.
+        """
+        return columns_of(self._run.table(name, layer=layer))
+
+    def _triggers(self, layer: int, index: int) -> list[dict[str, Any]]:
+        """Return what the update does to the tokens that trigger a detector; often unknown: []."""
+        if not self.has_suppression or not self._run.ngram_orders:
+            return []
+        rows = self._run.table("suppression", layer=layer, neuron=index).to_pylist()
+        vocabulary = self.vocabulary_entries
+        names = ("n", "token", "score", "centred", "rank")
+        return [
+            {name: row[name] for name in names}
+            | {"string": self._string(row["token"])}
+            | {"place": row["rank"] + 1, "vocabulary": vocabulary}
+            for row in rows
+        ]
 
     def _listed(self, layer: int, index: int, n: int) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self._run.table(
@@ -621,8 +652,20 @@ class Scan:
         """Copy the run to another directory."""
         return self._run.save(directory, overwrite=overwrite)
 
-    def report(self, directory: str | Path | None = None) -> list[Path]:
-        """Write the figures as PNG and SVG; default ``figures`` in the run directory."""
-        from pyneurons.report import write_figures
+    def report(self, path: str | Path | None = None, *, text: bool = True) -> list[Path]:
+        """Write figures into a folder, or a page where the name ends in ``.html``.
 
-        return write_figures([self], Path(directory or self.directory / "figures"))
+        Parameters
+        ----------
+        path : path, optional
+            Default: ``figures`` in the run directory.
+        text : bool
+            Of a page: show example contexts, which are text of the corpus.
+        """
+        from pyneurons.report import write_figures
+        from pyneurons.report.page import write_page
+
+        place = Path(path or self.directory / "figures")
+        if place.suffix.lower() == ".html":
+            return write_page([self], place, text=text)
+        return write_figures([self], place)

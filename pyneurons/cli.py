@@ -483,23 +483,38 @@ def which(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories, drawn together.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the figures; default RUN/figures.")
+        Path | None,
+        typer.Option(help="Folder of the figures, or NAME.html; default RUN/figures."),
     ] = None,
+    no_text: Annotated[
+        bool, typer.Option("--no-text", help="A page without text of the corpus.")
+    ] = False,
 ) -> None:
-    """Draw the paper's figures of one or more runs, as PNG and SVG.
+    """Draw the paper's figures of one or more runs, as PNG and SVG, or write a page to walk in.
 
-    [bold]pyneurons report runs/demo --out figures[/bold]
+    A page is one file that opens from disk; data beyond 20 MB go into a folder beside it.
+
+    [bold]pyneurons report runs/demo --out demo.html[/bold]
+    [bold]pyneurons report runs/125m runs/1.3b --out sizes.html --no-text[/bold]
     [bold]pyneurons report runs/125m runs/1.3b --out figures[/bold]
     """
     from pyneurons.report import write_figures
+    from pyneurons.report.page import write_page
 
     scans = [_scan.load(run) for run in runs]
-    directory = out or runs[0] / "figures"
-    if directory.suffix:
-        message = f"--out: {directory} has the name of a file; figures need a folder"
+    place = out or runs[0] / "figures"
+    if place.suffix.lower() == ".html":
+        for path in write_page(scans, place, text=not no_text):
+            print(path)
+        return
+    if no_text:
+        message = "--no-text: figures have no text of the corpus; it is for a page, --out NAME.html"
         raise InputError(message)
-    written = write_figures(scans, directory)
-    print(f"{len(written)} files in {directory}")
+    if place.suffix:
+        message = f"--out: {place} has the name of a file; figures need a folder, a page NAME.html"
+        raise InputError(message)
+    written = write_figures(scans, place)
+    print(f"{len(written)} files in {place}")
 
 
 @app.command()

@@ -82,6 +82,16 @@ def test_scan_show_which_report(
     assert code == 0
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"figure-01a-dead.png", "figure-01a-dead.svg"} <= names
+    page = tmp_path / "page.html"
+    code, out, _ = command("report", run, run, "--out", page, "--no-text")
+    assert (code, out.strip()) == (0, str(page))
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    code, _, err = command("report", run, "--out", tmp_path / "page.pdf")
+    assert code == 2
+    assert "NAME.html" in err
+    code, _, err = command("report", run, "--out", tmp_path / "figures", "--no-text")
+    assert code == 2
+    assert "--no-text" in err
 
 
 def test_version_and_help(command: Callable[..., tuple[int, str, str]]) -> None:

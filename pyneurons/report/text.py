@@ -10,23 +10,14 @@ from rich.text import Text
 
 from pyneurons.analysis import coverage as covering
 from pyneurons.analysis.detectors import decided, supported
+from pyneurons.report import words
 from pyneurons.report.textplot import plot
+from pyneurons.report.words import MOST_CONTEXTS, MOST_NGRAMS, TEMPLATES, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 MOST_DETECTORS = 12
-MOST_NGRAMS = 8
-MOST_CONTEXTS = 8
-PAPER_CONTEXT = 2048
-
-
-def visible(string: str | None) -> str:
-    """Return a token's string with spaces and control characters made visible."""
-    if string is None:
-        return "?"
-    out = string.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in out)
 
 
 def _heading(text: str) -> Text:
@@ -51,43 +42,10 @@ def summary(scan: Any) -> list[RenderableType]:
 
 
 def _what_was_run(scan: Any) -> Text:
-    manifest = scan.manifest
-    model = manifest["model"]
-    text = _heading(
-        f"{scan.name}: {len(scan.layers)} of {scan.n_model_layers} layers x {model['ffn_dim']} neurons"
-    )
-    text.append(
-        f"\n{scan.tokens:,} tokens run ({scan.corpus_tokens:,} of the corpus, the rest BOS and "
-        f"separators) in {scan.sequences:,} sequences, {scan.full_sequences:,} of them full "
-        f"({manifest['settings']['context']} positions)",
+    return _heading(words.title(scan)).append(
+        "".join(f"\n{line}" for line in words.what_was_run(scan) + words.exactness(scan)),
         style="not bold",
     )
-    asked = manifest["settings"].get("max_tokens")
-    if asked is not None:
-        text.append(f"\nrequested: {_plain(asked)} tokens", style="not bold")
-        if not isinstance(asked, dict) and asked > scan.tokens:
-            text.append(f", {asked - scan.tokens:,} more than were run", style="not bold")
-    domains = ", ".join(f"{name} {tokens:,}" for name, tokens in scan.domain_tokens.items())
-    text.append(f"\ndomains: {domains}", style="not bold")
-    if scan.parts:
-        again = manifest["merged"]["repeated_sequences"]
-        said = f"merged from {len(scan.parts)} scans"
-        said += f"; sequences that are in more than one: {again:,}" if again else ""
-        text.append(f"\n{said}", style="not bold")
-    left_out = {
-        name.replace("_", " "): value
-        for name, value in manifest["corpus"].get("left_out", {}).items()
-        if value
-    }
-    said = ", ".join(f"{name} {_plain(value)}" for name, value in left_out.items()) or "nothing"
-    text.append(f"\nleft out: {said}", style="not bold")
-    return text
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return "(" + ", ".join(f"{k} {_plain(v)}" for k, v in value.items()) + ")"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _layers(scan: Any) -> Table:
@@ -137,7 +95,7 @@ def _detectors(scan: Any, n: int) -> list[RenderableType]:
     size = len(found["layer"])
     held = int(supported(found).sum()) if size else 0
     expected = scan.expected_detectors(n)
-    what = {1: "token", 2: "bigram", 3: "trigram"}.get(n, f"{n}-gram")
+    what = words.ngram_name(n)
     text = _heading(f"{size:,} {what} detectors, {held:,} of them supported")
     text.append(
         f"\nneurons with as many fires at random positions would make "
@@ -184,17 +142,7 @@ def _positional(scan: Any) -> list[RenderableType]:
     found = _columns(scan.positional())
     size = len(found["layer"])
     text = _heading(f"{size:,} positional neurons (I > 0.05 nats)")
-    context = scan.manifest["settings"]["context"]
-    if scan.full_sequences < 50:
-        text.append(
-            f"\nonly {scan.full_sequences} full sequences: their class stays open below 50",
-            style="not bold",
-        )
-    if context != PAPER_CONTEXT:
-        text.append(
-            f"\nthe threshold was set at {PAPER_CONTEXT} positions, this context has {context}",
-            style="not bold",
-        )
+    text.append("".join(f"\n{line}" for line in words.positional_caveat(scan)), style="not bold")
     kinds: dict[str, int] = {}
     for kind, strength in zip(found["type"], found["strength"], strict=True):
         if kind is not None:
@@ -233,85 +181,45 @@ def _suppression(scan: Any) -> list[RenderableType]:
 
 
 def _numeric(scan: Any) -> Text:
-    numeric = scan.manifest["numeric"]
-    text = _heading(f"numeric mode {numeric['mode']}")
-    flips = numeric["flips"]
-    if not flips:
-        why = "none to count" if numeric["mode"] == "float32" else "not counted (flip_sample=0)"
-        text.append(f", flips: {why}", style="not bold")
-        return text
-    gained = max(flips.values(), key=lambda layer: float(layer["gained_share"]))
-    lost = max(flips.values(), key=lambda layer: float(layer["lost_share"]))
-    text.append(
-        f"; against float32 on the first tokens, worst layer: fires gained "
-        f"{100 * gained['gained_share']:.2f} %, lost {100 * lost['lost_share']:.2f} % of fires",
-        style="not bold",
-    )
-    for name in ("dead", "detectors"):
-        if not all(f"{name}_gained" in layer for layer in flips.values()):
-            continue  # which neurons change class on the samples of several runs, no sum tells
-        plus = sum(layer[f"{name}_gained"] for layer in flips.values())
-        minus = sum(layer[f"{name}_lost"] for layer in flips.values())
-        text.append(
-            f"\non that sample {name}: {plus} more, {minus} fewer than in float32", style="not bold"
-        )
-    return text
+    mode, flips, *classes = words.numeric(scan)
+    return _heading(mode).append("\n".join([flips, *classes]), style="not bold")
 
 
 def _cost(scan: Any) -> Text:
-    timing, plan = scan.manifest["timing"], scan.manifest.get("plan")
-    if plan is None:
-        return Text(f"\n{timing['total_s']:.0f} s to merge")
-    peak = timing.get("peak_resident_bytes")
-    return Text(
-        f"\n{timing['total_s']:.0f} s in all, {timing['tokens_per_s']:,.0f} tokens/s through the "
-        f"layers; peak memory {(peak or 0) / 1e6:,.0f} MB "
-        f"(predicted {plan['predicted_peak_bytes'] / 1e6:,.0f}); residual in {plan['residual']}, "
-        f"bits in {plan['mask']}"
-    )
+    return Text(f"\n{words.cost(scan)}")
 
 
 def neuron(scan: Any, name: str) -> list[RenderableType]:
     """Return everything known of one neuron."""
     found = scan.neuron(name)
-    role: dict[int | None, str] = {
-        0: "no detector",
-        1: "token detector",
-        2: "bigram detector",
-        3: "trigram detector",
-    }
-    role[None] = "detector or not: the runs that were merged do not list all of its n-grams"
-    said = [role.get(found["role"], f"{found['role']}-gram detector")]
-    if found["dead"]:
-        said = ["dead, proven" if found["provably_dead"] else "dead"]
-    if found["provably_on"]:
-        said.append("always on, proven")
-    if found["positional"]:
-        said.append(f"positional: {found['positional_strength']} {found['positional_type']}")
-    text = _heading(f"neuron {found['layer']}.{found['neuron']}: {', '.join(said)}")
-    text.append(
-        f"\nfires {found['fires']:,} times, {100 * found['frequency']:.3f} % of positions "
-        f"({found['bos_fires']:,} at BOS, {found['separator_fires']:,} at separators)",
-        style="not bold",
-    )
+    said = words.role(**{key: found[key] for key in words.role.__annotations__ if key != "return"})
+    text = _heading(f"neuron {found['layer']}.{found['neuron']}: {said}")
+    percent = 100 * found["frequency"]
+    text.append("\n" + TEMPLATES["fires"].format(percent=percent, **found), style="not bold")
     domains = ", ".join(
-        f"{domain} {100 * share:.3f} %" for domain, share in found["domain_frequency"].items()
+        TEMPLATES["domain"].format(domain=domain, percent=100 * share)
+        for domain, share in found["domain_frequency"].items()
     )
     text.append(f"\nby domain: {domains}", style="not bold")
-    text.append(
-        f"\nz at most {found['z_max']:.3f} here, between {found['z_inf']:.2f} and "
-        f"{found['z_sup']:.2f} on any input",
-        style="not bold",
-    )
+    text.append("\n" + TEMPLATES["bounds"].format(**found), style="not bold")
     blocks: list[RenderableType] = [text]
     for n, rows in found["ngrams"].items():
         blocks += _listed_ngrams(found, n, rows)
     blocks += _curve(scan, found)
     for side in ("promoted", "suppressed"):
-        tokens = "  ".join(f"{visible(token)} {score:+.2f}" for token, score in found[side])
+        tokens = "  ".join(
+            TEMPLATES["token_score"].format(token=visible(token), score=score)
+            for token, score in found[side]
+        )
         blocks.append(_heading(side).append(f"\n{tokens}", style="not bold"))
+    if found["triggers"]:
+        triggers = "".join(
+            "\n" + TEMPLATES["trigger"].format(**{**row, "token": visible(row["string"])})
+            for row in found["triggers"][:MOST_NGRAMS]
+        )
+        blocks.append(_heading(TEMPLATES["triggers"]).append(triggers, style="not bold"))
     if found["contexts"]:
-        blocks.append(_heading("contexts (a sample of firing positions)"))
+        blocks.append(_heading(TEMPLATES["contexts"]))
     for context in found["contexts"][:MOST_CONTEXTS]:
         line = Text(f"{context['domain']} @{context['position']}  ", style="dim", no_wrap=True)
         line.append(visible(context["before"])[-48:], style="not dim")
@@ -325,14 +233,10 @@ def _listed_ngrams(found: dict[str, Any], n: int, rows: list[dict[str, Any]]) ->
     fires, number = found[f"ngram_fires_{n}"], found[f"coverage_{n}"]
     if not fires:
         return []
-    what = {1: "token", 2: "bigram", 3: "trigram"}.get(n, f"{n}-gram")
-    subject = f"1 {what} covers" if number == 1 else f"{number or 0:,} {what}s cover"
-    if number is None:  # known in bounds only
-        least, most = (found[f"coverage_{n}_{end}"] for end in ("least", "most"))
-        subject = f"Between {least:,} and {most:,} {what}s cover"
-    head = _heading(f"{subject} 95 % of {fires:,} fires")
+    bounds = [found.get(f"coverage_{n}_{end}", number) for end in ("least", "most")]
+    head = _heading(words.covers(n, fires, number, *bounds))
     if number is None:
-        head.append("; fires are at least those listed", style="not bold")
+        head.append(TEMPLATES["at_least"], style="not bold")
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2))
     for name in ("", "fires", "of fires %", "occurs", "precision %"):
         table.add_column(name, justify="left" if not name else "right")
@@ -354,8 +258,8 @@ def _listed_ngrams(found: dict[str, Any], n: int, rows: list[dict[str, Any]]) ->
 def _curve(scan: Any, found: dict[str, Any]) -> list[RenderableType]:
     if not scan.full_sequences:
         return []
-    head = _heading(f"firing frequency by position, I = {found['mi']:.4f} nats")
-    head.append(f" (bias {found['mi_bias']:.4f})", style="not bold")
+    head = _heading(TEMPLATES["curve"].format(mi=found["mi"]))
+    head.append(TEMPLATES["bias"].format(bias=found["mi_bias"]), style="not bold")
     curve = np.asarray(found["position_fires"]) / scan.full_sequences
     return [head, Text(plot(curve))]
 
@@ -365,7 +269,11 @@ def detecting(scan: Any, text: str) -> list[RenderableType]:
     found = _columns(scan.which(text))
     if not found["layer"]:
         return [
-            Text(f"no neuron detects {visible(text)!r}; spaces count: try {' ' + text.strip()!r}")
+            Text(
+                TEMPLATES["not_found"].format(
+                    text=repr(visible(text)), other=repr(" " + text.strip())
+                )
+            )
         ]
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2))
     for name in ("neuron", "n", "fires", "share of fires on its n-grams %"):
