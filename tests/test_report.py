@@ -17,17 +17,16 @@ from pyneurons.analysis.coverage import BUCKET_EDGES, bucket_counts
 from pyneurons.analysis.positional import STRENGTHS, TYPES
 from pyneurons.errors import InputError, ShapeError
 from pyneurons.report import write_figures
-from pyneurons.report.figures_dead import draw_dead, relative_depth
+from pyneurons.report.figures_dead import draw_dead
 from pyneurons.report.figures_ngrams import (
-    Detection,
-    DetectorRow,
     draw_coverage,
     draw_detected,
     draw_detectors,
     draw_overlap,
     draw_table,
 )
-from pyneurons.report.figures_positional import Curve, draw_examples, draw_map, draw_ranges
+from pyneurons.report.figures_positional import draw_examples, draw_map, draw_ranges
+from pyneurons.report.numbers import Curve, Detection, DetectorRow, relative_depth
 from pyneurons.report.style import TYPE_COLOURS, Line, legible, printable
 from pyneurons.report.textplot import plot
 

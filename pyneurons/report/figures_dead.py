@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def relative_depth(layers: Sequence[int], n_model_layers: int) -> np.ndarray:
-    """Return 0 for the first layer of the model and 1 for its last."""
-    return np.asarray(layers, dtype=np.float64) / max(n_model_layers - 1, 1)
-
-
 @styled
 def draw_dead(lines: Sequence[Line]) -> Figure:
     """Draw figure 1a: the share of dead neurons, in per cent, one line per run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,6 +23,7 @@ from pyneurons.report.style import (
     thousands,
     whole_numbers,
 )
+from pyneurons.report.words import ngram_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMES: Final = {1: "token", 2: "bigram", 3: "trigram"}
+    from pyneurons.report.numbers import Detection, DetectorRow
+
 LAYER_LABEL: Final = "layer (the first is 0)"
 
 # Larger than a filled marker: it is still seen where the two lines coincide.
@@ -39,29 +40,6 @@ _RING: Final[dict[str, Any]] = {
     "markerfacecolor": "white", "markeredgewidth": 0.8, "markersize": 6.0,
 }  # fmt: skip
 _PROMOTED, _SUPPRESSED = "#0072b2", "#b5510b"
-
-
-def name_of(n: int) -> str:
-    """Return what an n-gram is called in a label."""
-    return NAMES.get(n, f"{n}-gram")
-
-
-@dataclass(frozen=True)
-class Detection:
-    """The detectors of one run by layer: columns of `pyneurons.analysis.ensemble.detected`.
-
-    ``chance`` is the number of detectors expected of neurons that fire at random.
-    """
-
-    name: str
-    layer: np.ndarray
-    detectors: np.ndarray
-    supported: np.ndarray
-    detected: np.ndarray
-    cumulative: np.ndarray
-    seen_lower: np.ndarray
-    seen_below: np.ndarray
-    chance: np.ndarray
 
 
 @styled
@@ -90,7 +68,7 @@ def draw_coverage(
     for column in (*range(1, len(labels)), 0):
         if column == 0 and not counts[:, 0].any():
             continue
-        label = labels[column] if column else f"none: no {name_of(n)} ends\nwhere it fires"
+        label = labels[column] if column else f"none: no {ngram_name(n)} ends\nwhere it fires"
         style: dict[str, Any] = {
             "color": shades[column - 1],
             "edgecolor": "white",
@@ -103,12 +81,12 @@ def draw_coverage(
     _layer_ticks(axes, layers)
     thousands(axes.yaxis)
     axes.set_ylabel("alive neurons")
-    axes.set_title(f"{legible(name)}: {name_of(n)}s that hold 95 % of a neuron's fires")
+    axes.set_title(f"{legible(name)}: {ngram_name(n)}s that hold 95 % of a neuron's fires")
     axes.title.set_parse_math(False)
     handles, texts = axes.get_legend_handles_labels()
     axes.legend(
         handles[::-1], texts[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5),
-        title=f"number of {name_of(n)}s", title_fontsize=7.5, alignment="left",
+        title=f"number of {ngram_name(n)}s", title_fontsize=7.5, alignment="left",
     )  # fmt: skip
     return figure
 
@@ -117,7 +95,7 @@ def draw_coverage(
 def draw_detectors(runs: Sequence[Detection], n: int) -> Figure:
     """Draw figure 3a (n = 1) or 14a (3): detectors per layer, all, supported, and by chance."""
     if not any(run.detectors.any() for run in runs):
-        return draw_sentence(f"No {name_of(n)} detector in the lower half of the layers.")
+        return draw_sentence(f"No {ngram_name(n)} detector in the lower half of the layers.")
     figure = new_figure(WIDTH * 0.62, 2.8)
     axes = figure.subplots()
     for i, run in enumerate(runs):
@@ -129,7 +107,7 @@ def draw_detectors(runs: Sequence[Detection], n: int) -> Figure:
             zorder=4,
         )  # fmt: skip
         axes.plot(run.layer, run.detectors, color=colour, marker=marker, zorder=5)
-    _finish(axes, runs, f"{name_of(n)} detectors")
+    _finish(axes, runs, f"{ngram_name(n)} detectors")
     styles: dict[str, dict[str, Any]] = {
         "all": {"linestyle": "-", "marker": "o"},
         "supported": {"linestyle": "--", "marker": "o", **_RING},
@@ -143,7 +121,7 @@ def draw_detectors(runs: Sequence[Detection], n: int) -> Figure:
 def draw_detected(runs: Sequence[Detection], n: int) -> Figure:
     """Draw figure 3b (n = 1) or 14b (3): detected n-grams per layer, and cumulative (dashed)."""
     if not any(run.cumulative.any() for run in runs):
-        return draw_sentence(f"No {name_of(n)} is detected in the lower half of the layers.")
+        return draw_sentence(f"No {ngram_name(n)} is detected in the lower half of the layers.")
     figure = new_figure(WIDTH * 0.62, 2.8)
     axes = figure.subplots()
     for i, run in enumerate(runs):
@@ -153,7 +131,7 @@ def draw_detected(runs: Sequence[Detection], n: int) -> Figure:
             zorder=4,
         )  # fmt: skip
         axes.plot(run.layer, run.detected, color=colour, marker=marker, zorder=5)
-    _finish(axes, runs, f"detected {name_of(n)}s")
+    _finish(axes, runs, f"detected {ngram_name(n)}s")
     styles: dict[str, dict[str, Any]] = {
         "in the layer": {"linestyle": "-", "marker": "o"},
         "up to the layer": {"linestyle": "--", "marker": "o", **_RING},
@@ -166,7 +144,7 @@ def draw_detected(runs: Sequence[Detection], n: int) -> Figure:
 def draw_overlap(run: Detection, n: int) -> Figure:
     """Draw figure 4 (n = 1) or 15 (3): detected n-grams, and which of them lower layers detect."""
     if not run.detected.any():
-        what = f"no {name_of(n)} is detected in the lower half of the layers"
+        what = f"no {ngram_name(n)} is detected in the lower half of the layers"
         return draw_sentence(f"{legible(run.name)}: {what}.")
     figure = new_figure(WIDTH * 0.72, 2.7)
     axes = figure.subplots()
@@ -185,8 +163,8 @@ def draw_overlap(run: Detection, n: int) -> Figure:
     _layer_ticks(axes, run.layer.tolist())
     whole_numbers(axes.yaxis, 6)
     thousands(axes.yaxis)
-    axes.set_ylabel(f"detected {name_of(n)}s")
-    title = f"{legible(run.name)}: detected {name_of(n)}s, and where they were detected before"
+    axes.set_ylabel(f"detected {ngram_name(n)}s")
+    title = f"{legible(run.name)}: detected {ngram_name(n)}s, and where they were detected before"
     axes.set_title(title)
     axes.title.set_parse_math(False)
     handles, texts = axes.get_legend_handles_labels()
@@ -201,17 +179,6 @@ def draw_overlap(run: Detection, n: int) -> Figure:
 
 
 # ----- the table of detectors ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DetectorRow:
-    """One row of figure 5."""
-
-    place: str
-    fires: int
-    triggers: list[str]
-    promoted: list[tuple[str, float]]
-    suppressed: list[tuple[str, float]]
 
 
 @styled

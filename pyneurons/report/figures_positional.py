@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -24,17 +23,9 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from pyneurons.report.numbers import Curve
+
 MOST_ROWS: Final = 60
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The firing frequency of one neuron at each position, from ``first_position`` on."""
-
-    place: str
-    information: float
-    frequency: np.ndarray
-    first_position: int = 1
 
 
 @styled

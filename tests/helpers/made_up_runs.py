@@ -23,6 +23,7 @@ class MadeUp:
     name: str = "made up"
     n_model_layers: int = 12
     neurons: int = 768
+    hidden_size: int = 192
     context: int = 512
     full_sequences: int = 400
     ngrams: tuple[int, ...] = (1, 2, 3)
@@ -48,7 +49,12 @@ class MadeUp:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return {"settings": {"ngrams": list(self.ngrams)}}
+        model = {
+            "n_layers": self.n_model_layers,
+            "hidden_size": self.hidden_size,
+            "ffn_dim": self.neurons,
+        }
+        return {"settings": {"ngrams": list(self.ngrams)}, "model": model}
 
     def exact(self, n: int) -> np.ndarray:  # noqa: ARG002
         return np.ones(self.dead.shape, dtype=bool)

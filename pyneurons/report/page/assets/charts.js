@@ -58,12 +58,25 @@
     for (const entry of entries) if (entry.isIntersecting) entry.target.show();
   }, {rootMargin: "400px"});
 
+  function tableOf(rows) {
+    if (!rows.length) return null;
+    const names = Object.keys(rows[0]);
+    return element("div.scroll", null, element("table.summary.words", null,
+      element("tr", null, ...names.map(name => element("th", null, name))),
+      ...rows.map(row => element("tr", null, ...names.map(name => element("td", null,
+        name === "neuron" ? element("a", {href: page.hash("neuron", row[name])}, row[name])
+          : typeof row[name] === "number" ? page.count(row[name]) : row[name]))))));
+  }
+
   // A figure: {id, title, says, definition, spec, rows}; onclick gets the row that was clicked.
   page.figure = (figure, onclick) => {
     for (const box of drawn) {
       if (!box.isConnected) { drawn.delete(box); if (box.view) box.view.finalize(); }
     }
-    const chart = element("div.chart", {role: "img", "aria-label": figure.title});
+    const charted = typeof figure.spec === "function" || Object.keys(figure.spec).length > 0;
+    const chart = charted
+      ? element("div.chart", {role: "img", "aria-label": figure.title})
+      : tableOf(figure.rows);
     const specOf = dark => {
       const spec = typeof figure.spec === "function" ? figure.spec(dark) : figure.spec;
       return narrow(spec);
@@ -75,10 +88,15 @@
       element("p.says", null, figure.says),
       chart,
       element("div.tools", null,
-        save("SVG", async () => page.download(`${figure.id}.svg`, "image/svg+xml", await svg(specOf(false)))),
-        save("CSV", () => page.download(`${figure.id}.csv`, "text/csv", page.csv(rows()))),
+        charted ? save("SVG", async () => page.download(`${figure.id}.svg`, "image/svg+xml", await svg(specOf(false)))) : null,
+        charted || figure.rows.length ? save("CSV", () => page.download(`${figure.id}.csv`, "text/csv", page.csv(rows()))) : null,
         figure.definition ? page.define(figure.definition, "definition") : null));
-    if (figure.broad) box.classList.add("broad");
+    if (figure.broad || (!charted && figure.rows.length)) box.classList.add("broad");
+    if (!charted) {
+      box.dataset.state = "drawn"; // a table, or its sentence alone
+      box.show = box.again = () => Promise.resolve();
+      return box;
+    }
     let asked = null;
     const redraw = async () => {
       box.dataset.state = "drawing";

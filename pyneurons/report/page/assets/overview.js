@@ -19,6 +19,13 @@
       ].map(said => element("td", null, said))))));
   }
 
+  // Of one run a mark that stands for a neuron opens it.
+  function opened(datum) {
+    if (page.about.runs.length === 1 && Number.isInteger(datum.layer) && Number.isInteger(datum.neuron)) {
+      page.go("neuron", `${datum.layer}.${datum.neuron}`);
+    }
+  }
+
   page.overviewView = async (section, run) => {
     const facts = page.about.runs[run];
     const line = said => element("li", null, said);
@@ -29,7 +36,7 @@
         ...facts.numeric.slice(2).map(line),
         ...facts.positional_caveat.map(line), line(facts.cost)),
       element("h2", null, "Figures"),
-      element("div.figures", null, ...page.about.figures.map(figure => page.figure(figure))),
+      element("div.figures", null, ...page.about.figures.map(figure => page.figure(figure, opened))),
       element("h2", null, "Layers"),
       element("p.says", null, "fires %: mean of the alive; detectors (supported); pos.: positional neurons"),
       layersTable(facts),
