@@ -37,7 +37,7 @@ def picture(page: Any, address: str, where: str, path: Path, *, whole: bool) -> 
     figures = page.locator(f"#view-{view} .figure")
     for i in range(figures.count() if whole else 0):
         figures.nth(i).scroll_into_view_if_needed()
-        figures.nth(i).locator("canvas").wait_for()
+        page.locator(f"#view-{view} .figure[data-state=drawn] >> nth={i}").wait_for()
     page.evaluate("window.scrollTo(0, 0)")
     page.wait_for_timeout(300)
     page.screenshot(path=path, full_page=whole)

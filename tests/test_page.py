@@ -68,17 +68,18 @@ def drawn(visit: browsers.Visit, view: str) -> int:
     boxes = visit.page.locator(f"#view-{view} .figure")
     for i in range(boxes.count()):
         boxes.nth(i).scroll_into_view_if_needed()
-        visit.page.locator(f"#view-{view} .figure >> nth={i}").locator("canvas").wait_for()
-        colours = (
-            boxes.nth(i)
-            .locator("canvas")
-            .evaluate(
-                "c => new Set(new Uint32Array(c.getContext('2d')"
-                ".getImageData(0, 0, c.width, c.height).data.buffer)).size"
-            )
+        visit.page.locator(f"#view-{view} .figure >> nth={i}").and_(
+            visit.page.locator("[data-state=drawn]")
+        ).wait_for()
+        canvas = boxes.nth(i).locator("canvas")
+        if not canvas.count():  # a table, or a sentence that says why there is nothing to draw
+            assert len(boxes.nth(i).locator(".says").inner_text()) > 20
+            continue
+        colours = canvas.evaluate(
+            "c => new Set(new Uint32Array(c.getContext('2d')"
+            ".getImageData(0, 0, c.width, c.height).data.buffer)).size"
         )
         assert colours > 5
-        assert boxes.nth(i).get_attribute("data-state") == "drawn"
     return int(boxes.count())
 
 
@@ -279,18 +280,24 @@ def test_markup_in_tokens_is_text(visit: browsers.Visit, scan: Any) -> None:
 
 def test_figures_download(visit: browsers.Visit, scan: Any) -> None:
     visit.open()
-    for figure in figures([scan]):
+    # One of each kind; the browser gives no more than ten downloads to one page at a time.
+    kinds = ("figure-1a", "figure-2", "figure-5", "figure-8", "figure-9")
+    for figure in [figure for figure in figures([scan]) if figure.id in kinds]:
         box = visit.page.locator(f"#figure-{figure.id}")
         box.scroll_into_view_if_needed()
+        if not figure.rows:
+            assert box.get_by_role("button").count() == 0
+            continue
         files = {}
-        for name in ("SVG", "CSV"):
+        for name in ("SVG", "CSV") if figure.spec else ("CSV",):
             with visit.page.expect_download() as download:
                 box.get_by_role("button", name=name).click()
             assert download.value.suggested_filename == f"{figure.id}.{name.lower()}"
             files[name] = download.value.path().read_text(encoding="utf-8")
-        root = ET.fromstring(files["SVG"])
-        assert root.tag == "{http://www.w3.org/2000/svg}svg"
-        assert len(list(root.iter())) > 20
+        if figure.spec:
+            root = ET.fromstring(files["SVG"])
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert len(list(root.iter())) > 20
         told = list(csv.DictReader(io.StringIO(files["CSV"], newline="")))
         assert len(told) == len(figure.rows)
         for row, true in zip(told, figure.rows, strict=True):
