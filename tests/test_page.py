@@ -353,6 +353,12 @@ def test_several_runs_in_one_page(browser: Any, scan: Any, tmp_path: Path) -> No
     visit.page.get_by_text(said).wait_for()
     visit.page.get_by_role("link", name="Neurons", exact=True).click()
     visit.page.get_by_text("80 of 80 neurons").wait_for()
+    # A figure of one run leads to the neurons of that run, whichever is shown.
+    visit.go("#overview")
+    for drawn_ in figures([scan, other]):
+        if drawn_.rows and not drawn_.spec:
+            link = visit.page.locator(f"#figure-{drawn_.id} table a").first
+            assert link.get_attribute("href").startswith("#1:") == (drawn_.run == 1)
     visit.close()
 
 

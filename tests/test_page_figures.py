@@ -134,6 +134,8 @@ def test_several_runs_share_axes_and_keep_their_colours() -> None:
         assert colours["domain"] == names
         assert len(set(colours["range"])) == 3
     assert {"figure-2-one", "figure-2-one--2", "figure-2-opt-125m"} <= set(found)
+    assert found["figure-1a"].run is None
+    assert [found[f"figure-8-{name}"].run for name in ("one", "one--2", "opt-125m")] == [0, 1, 2]
 
 
 def test_what_a_run_cannot_show_it_says() -> None:

@@ -23,6 +23,8 @@ class FigureSpec:
         Vega-Lite, its data inline.
     rows : list of dict
         The same data, for the CSV.
+    run : int or None
+        Whose neurons its marks and rows are; None where it shows several runs.
     """
 
     id: str
@@ -31,3 +33,4 @@ class FigureSpec:
     definition: str
     spec: dict[str, Any]
     rows: list[dict[str, Any]]
+    run: int | None = None

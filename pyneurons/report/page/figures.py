@@ -5,6 +5,7 @@ Where a run's model has the shape of a published OPT, the paper's curve lies ove
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -38,16 +39,17 @@ def figures(scans: Sequence[Any]) -> list[FigureSpec]:
     """Return all figures, in the order of the paper's numbers; those of one run have its name."""
     names = _distinct([str(scan.name) for scan in scans])
     runs = list(zip(scans, names, strict=True))
+    many = len(runs) > 1
     found = [_dead(runs), _frequency(runs)]
-    found += [_coverage(run, name, 1, many=len(runs) > 1) for run, name in runs]
+    found += [_coverage(run, name, 1, many=many) for run, name in runs]
     found += _detection(runs, 1)
-    for run, name in runs:
-        found += _suppression(run, name, many=len(runs) > 1)
-        found.append(_table(run, name, many=len(runs) > 1))
-    for run, name in runs:
-        found += _positional(run, name, many=len(runs) > 1)
+    for place, (run, name) in enumerate(runs):
+        found += _suppression(run, name, many=many)
+        found.append(replace(_table(run, name, many=many), run=place))
+    for place, (run, name) in enumerate(runs):
+        found += [replace(figure, run=place) for figure in _positional(run, name, many=many)]
     for n in (2, 3):
-        found += [_coverage(run, name, n, many=len(runs) > 1) for run, name in runs]
+        found += [_coverage(run, name, n, many=many) for run, name in runs]
     return found + _detection(runs, 3)
 
 

@@ -58,13 +58,13 @@
     for (const entry of entries) if (entry.isIntersecting) entry.target.show();
   }, {rootMargin: "400px"});
 
-  function tableOf(rows) {
+  function tableOf(rows, run) {
     if (!rows.length) return null;
     const names = Object.keys(rows[0]);
     return element("div.scroll", null, element("table.summary.words", null,
       element("tr", null, ...names.map(name => element("th", null, name))),
       ...rows.map(row => element("tr", null, ...names.map(name => element("td", null,
-        name === "neuron" ? element("a", {href: page.hash("neuron", row[name])}, row[name])
+        name === "neuron" ? element("a", {href: page.hash("neuron", row[name], run)}, row[name])
           : typeof row[name] === "number" ? page.count(row[name]) : row[name]))))));
   }
 
@@ -76,7 +76,7 @@
     const charted = typeof figure.spec === "function" || Object.keys(figure.spec).length > 0;
     const chart = charted
       ? element("div.chart", {role: "img", "aria-label": figure.title})
-      : tableOf(figure.rows);
+      : tableOf(figure.rows, figure.run === null ? undefined : figure.run);
     const specOf = dark => {
       const spec = typeof figure.spec === "function" ? figure.spec(dark) : figure.spec;
       return narrow(spec);
@@ -104,7 +104,7 @@
         if (box.view) box.view.finalize();
         box.view = await draw(chart, specOf(page.dark()));
         if (onclick) {
-          box.view.addEventListener("click", (_, item) => item && item.datum && onclick(item.datum));
+          box.view.addEventListener("click", (_, item) => item && item.datum && onclick(item.datum, figure.run));
         }
         box.dataset.state = "drawn";
       } catch (error) {

@@ -19,10 +19,10 @@
       ].map(said => element("td", null, said))))));
   }
 
-  // Of one run a mark that stands for a neuron opens it.
-  function opened(datum) {
-    if (page.about.runs.length === 1 && Number.isInteger(datum.layer) && Number.isInteger(datum.neuron)) {
-      page.go("neuron", `${datum.layer}.${datum.neuron}`);
+  // A mark that stands for a neuron opens it.
+  function opened(datum, run) {
+    if (Number.isInteger(run) && Number.isInteger(datum.layer) && Number.isInteger(datum.neuron)) {
+      location.hash = page.hash("neuron", `${datum.layer}.${datum.neuron}`, run);
     }
   }
 
