@@ -17,14 +17,12 @@ import numpy as np
 
 import pyneurons
 from interleaved import PAUSE_S, quartiles
-from pyneurons import corpus, demo
-from pyneurons.model.checkpoint import load_tokenizer
 
 if TYPE_CHECKING:
     import pytest
     from pytest_benchmark.fixture import BenchmarkFixture
 
-CONTEXT, AMOUNT, ROUNDS = 256, 300_032, 12
+ROUNDS = 12
 
 
 def bench_commits(
@@ -35,25 +33,14 @@ def bench_commits(
     *,
     small: bool,
 ) -> None:
-    amount = 16 * CONTEXT if small else AMOUNT
-    with corpus.read(
-        demo.demo_corpus(),
-        load_tokenizer(demo.model_directory()),
-        context=CONTEXT,
-        packing="pack",
-        vocab_size=4096,
-        scratch=tmp_path,
-    ) as read:
-        full = read.starts[:-1][read.full][: amount // CONTEXT]
-        rows = read.ids[full[:, None] + range(CONTEXT)]
-    np.save(tmp_path / "rows.npy", rows.astype(np.int32))
+    most = 4096 if small else None  # the demo as it is
     said = os.environ.get("PYNEURONS_BENCH_PAIRS")
     file = tmp_path / "pairs" if said is None or small else Path(said)
 
     def scan(out: Path | None) -> tuple[float, pyneurons.Scan]:
         time.sleep(PAUSE_S)
         began = time.perf_counter()
-        run = pyneurons.scan("demo", tmp_path / "rows.npy", out=out, progress=False)
+        run = pyneurons.scan("demo", "demo", out=out, max_tokens=most, progress=False)
         return time.perf_counter() - began, run
 
     def pair(number: int = 0) -> dict[str, Any]:
@@ -64,6 +51,7 @@ def bench_commits(
         timing = lasting.manifest["timing"]
         shutil.rmtree(tmp_path / "run")
         return {
+            "tokens": lasting.tokens,
             "temporary_s": temporary_s,
             "lasting_s": lasting_s,
             "commit_s": timing["commit_s"] + timing["thread_s"].get("keeping the residual", 0.0),
@@ -85,7 +73,7 @@ def bench_commits(
     benchmark.extra_info["record"] = {
         "case": "demo model, out= beside a temporary run",
         "threads": cores,
-        "tokens": int(rows.size),
+        "tokens": pairs[0]["tokens"],
         "rounds": len(pairs),
         "temporary_s": quartiles(temporary),
         "lasting_s": quartiles(lasting),
