@@ -138,6 +138,27 @@ def test_several_runs_share_axes_and_keep_their_colours() -> None:
     assert [found[f"figure-8-{name}"].run for name in ("one", "one--2", "opt-125m")] == [0, 1, 2]
 
 
+def test_a_run_keeps_its_colour_where_another_has_nothing_to_show() -> None:
+    found = by_id([MadeUp(name="bare", ngrams=(1,)), MadeUp(name="whole")])
+    first, second = (found[f"figure-{name}"] for name in ("3a", "14a"))
+    scales = [figure.spec["encoding"]["color"]["scale"] for figure in (first, second)]
+    assert scales[0] == scales[1]
+    assert {row["run"] for row in second.rows} == {"whole"}
+    assert "bare was scanned without trigrams" in second.says
+    assert "that detect trigrams" in second.says
+    assert "without trigrams" in found["figure-15-bare"].says
+    assert found["figure-15-whole"].rows
+
+
+def test_gaps_between_layers_and_ends_of_ranges_are_told() -> None:
+    assert "not shown apart" in by_id([MadeUp(layers=[0, 2, 3])])["figure-4"].says
+    spec = by_id([MadeUp()])["figure-9"].spec
+    assert spec["transform"] == [{"calculate": "datum.end + 1", "as": "after"}]
+    twice = by_id([opt_125m(), opt_125m()])["figure-1a"]
+    assert twice.says.count("OPT-125m") == 1
+    assert len(series(twice, PAPER, "dead")) == 12
+
+
 def test_what_a_run_cannot_show_it_says() -> None:
     none = MadeUp(name="bare", ngrams=(), full_sequences=9, most_detectors=0, most_dead=0)
     found = by_id([none])

@@ -39,10 +39,15 @@ def _faded(*fields: str) -> Spec:
 
 
 def lines(
-    rows: Rows, x: str, y: str, x_title: str, y_title: str, series: Sequence[str] | None = None
+    rows: Rows,
+    x: str,
+    y: str,
+    x_title: str,
+    y_title: str,
+    runs: Sequence[str],
+    series: Sequence[str] | None = None,
 ) -> Spec:
-    """Return lines: a colour for each run, a dash for each series."""
-    runs = list(dict.fromkeys(row["run"] for row in rows))
+    """Return lines: a colour for each of all ``runs``, the same in every figure; a dash for a series."""
     there = list(dict.fromkeys(row["series"] for row in rows))
     order = [name for name in series or there if name in there]
     order += [name for name in there if name not in order]
@@ -209,11 +214,13 @@ def ranges(rows: Rows) -> Spec:
         "width": "container",
         "height": max(60, 15 * len(neurons)),
         "data": {"values": rows},
+        # A range ends with its last position: the bar ends where the next one begins.
+        "transform": [{"calculate": "datum.end + 1", "as": "after"}],
         "params": [_zoom("x")],
         "mark": {"type": "bar", "height": {"band": 0.7}, "tooltip": {"content": "data"}},
         "encoding": {
             "x": {"field": "begin", "type": "quantitative", "title": "position"},
-            "x2": {"field": "end"},
+            "x2": {"field": "after"},
             "y": {"field": "neuron", "type": "nominal", "sort": neurons},
             "color": {
                 "field": "series",

@@ -77,7 +77,7 @@ def _dead(runs: Sequence[tuple[Source, str]]) -> FigureSpec:
     for run, name in runs:
         rows += _by_depth(run, name, numbers.dead_share(run), "dead")
         curve = published.curve(run, "dead")
-        if curve:
+        if curve and published.size_of(run) not in sizes:
             sizes.append(published.size_of(run))
             depth = numbers.relative_depth(range(len(curve)), len(curve))
             rows += [
@@ -94,7 +94,14 @@ def _dead(runs: Sequence[tuple[Source, str]]) -> FigureSpec:
         says += (
             f"{told['corpus']['dead']}, read off its figure to {told['error']['dead']} % points."
         )
-    spec = lines(rows, "depth", "dead", "relative depth of the layer", "dead neurons, % of a layer")
+    spec = lines(
+        rows,
+        "depth",
+        "dead",
+        "relative depth of the layer",
+        "dead neurons, % of a layer",
+        [name for _, name in runs],
+    )
     return _figure("1a", "Dead neurons", says, "dead", spec, rows)
 
 
@@ -105,7 +112,8 @@ def _frequency(runs: Sequence[tuple[Source, str]]) -> FigureSpec:
     says = "The mean frequency (fires over positions) of the neurons that are not dead, layer by layer: "
     says += f"exact counts of all positions, {_tokens(runs)}."
     label = "mean frequency of alive neurons"
-    spec = lines(rows, "depth", "frequency", "relative depth of the layer", label)
+    names = [name for _, name in runs]
+    spec = lines(rows, "depth", "frequency", "relative depth of the layer", label, names)
     return _figure("1b", "Frequency of the alive neurons", says, "fires", spec, rows)
 
 
@@ -162,7 +170,7 @@ def _detection(runs: Sequence[tuple[Source, str]], n: int) -> list[FigureSpec]:
         for (run, name), why in zip(runs, whys, strict=True)
         if not why
     ]
-    none = " ".join(why for why in whys if why)
+    none, names = " ".join(why for why in whys if why), [name for _, name in runs]
     number: Rows = []
     detected: Rows = []
     for run, one in found:
@@ -181,18 +189,34 @@ def _detection(runs: Sequence[tuple[Source, str]], n: int) -> list[FigureSpec]:
     )
     says += _open(found, n) + _overlaid(number, "token detectors", "token_detectors")
     order = ["all", "supported", "expected by chance", PAPER]
-    spec = lines(number, "layer", "detectors", "layer", f"{what} detectors", order)
+    spec = lines(number, "layer", "detectors", "layer", f"{what} detectors", names, order)
     figures_ = [
-        _figure(first, f"{what.capitalize()} detectors", none or says, "detector", spec, number)
+        _figure(
+            first,
+            f"{what.capitalize()} detectors",
+            _told(says, none, found),
+            "detector",
+            spec,
+            number,
+        )
     ]
     says = f"Distinct {what}s that some detector of a layer covers, and those of all layers up to it; exact."
     says += _open(found, n) + _overlaid(detected, "detected tokens", "detected_tokens")
     order = ["in the layer", "up to the layer", PAPER]
-    spec = lines(detected, "layer", "ngrams", "layer", f"detected {what}s", order)
-    figures_.append(_figure(second, f"Detected {what}s", none or says, "ensemble", spec, detected))
-    for run, one in found:
-        figures_.append(_overlap(run, one, n, third, many=len(runs) > 1))
+    spec = lines(detected, "layer", "ngrams", "layer", f"detected {what}s", names, order)
+    says = _told(says, none, found)
+    figures_.append(_figure(second, f"Detected {what}s", says, "ensemble", spec, detected))
+    made = {one.name: _overlap(run, one, n, third, many=len(runs) > 1) for run, one in found}
+    for name, why in zip(names, whys, strict=True):
+        title = f"Detected {what}s, and where they were detected before"
+        absent = _figure(third, title, why, "ensemble", {}, [], name if len(runs) > 1 else "")
+        figures_.append(made.get(name, absent))
     return figures_
+
+
+def _told(says: str, none: str, found: Sequence[Any]) -> str:
+    """Return what a figure shows of some runs, and why not of others."""
+    return f"{says} {none}".rstrip() if found else none
 
 
 def _series(one: numbers.Detection, sets: dict[str, np.ndarray], field: str) -> Rows:
@@ -239,6 +263,7 @@ def _open(found: Sequence[tuple[Source, numbers.Detection]], n: int) -> str:
 
 def _overlap(run: Source, one: numbers.Detection, n: int, number: str, *, many: bool) -> FigureSpec:
     what = ngram_name(n)
+    unknown = bool((one.seen_below[one.layer > 0] < 0).any())
     below = np.where(one.seen_below >= 0, one.seen_below, 0)
     parts = {
         "new": one.detected - one.seen_lower,
@@ -255,6 +280,9 @@ def _overlap(run: Source, one: numbers.Detection, n: int, number: str, *, many: 
         says = f"{one.name}: no {what} is detected in the lower half of the layers."
     else:
         says = f"The {what}s that each layer detects, and whether lower layers detect them already; exact."
+        says += _open([(run, one)], n)
+        if unknown:
+            says += " Where the layer below was not scanned, what it detects is not shown apart."
         curve = published.curve(run, "detected_tokens_seen_lower") if n == 1 else None
         if curve:
             covered = published.curve(run, "detected_tokens")
@@ -274,7 +302,7 @@ def _overlap(run: Source, one: numbers.Detection, n: int, number: str, *, many: 
 def _suppression(run: Any, name: str, *, many: bool) -> list[FigureSpec]:
     if 1 not in orders(run) or not getattr(run, "has_suppression", False):
         return []
-    shares = run.suppression_shares(1)
+    shares = run.suppression_shares(1, lower_half=True)
     if not int(shares["detectors"][0]):
         return []
     said = {"mean": "mean score < 0", "majority": "most scores < 0", "all": "all scores < 0"}
@@ -284,17 +312,18 @@ def _suppression(run: Any, name: str, *, many: bool) -> list[FigureSpec]:
             "criterion": said[criterion] + ("" if measure == "raw" else ", centred"),
             "tokens": label,
             "order": j,
-            "share": 100 * float(shares[key][i]),
+            "share": 100 * _share(shares, key, i),
         }
         for i, (criterion, measure) in enumerate(
             zip(shares["criterion"], shares["measure"], strict=True)
         )
         for j, (key, label) in enumerate(who.items())
-        if np.isfinite(shares[key][i])
+        if np.isfinite(_share(shares, key, i))
     ]
     says = (
-        f"The share of {int(shares['detectors'][0]):,} token detectors whose update lowers their own "
-        "triggers, beside 1,000 random tokens and the 40 tokens nearest in frequency; scores are float32 "
+        f"The share of the {int(shares['detectors'][0]):,} token detectors in the lower half of the layers "
+        "whose update lowers their own triggers, beside 1,000 random tokens and the 40 tokens nearest in "
+        "frequency (of all scores: the chance that as many of those are all below 0); scores are float32 "
         "sums. The paper: more than 80 % point away from their triggers."
     )
     spec = {
@@ -322,6 +351,14 @@ def _suppression(run: Any, name: str, *, many: bool) -> list[FigureSpec]:
     }
     title = "Do detectors push their own triggers down?"
     return [_figure("suppression", title, says, "suppression", spec, rows, name if many else "")]
+
+
+def _share(shares: dict[str, Any], who: str, i: int) -> float:
+    """Return a share; for "all", of baselines the chance for as many tokens as a detector has."""
+    chance = f"{who}_chance"
+    if shares["criterion"][i] == "all" and chance in shares:
+        return float(shares[chance][i])
+    return float(shares[who][i])
 
 
 def _table(run: Source, name: str, *, many: bool) -> FigureSpec:
