@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from pyneurons.report.style import legible
 from pyneurons.report.words import ngram_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 TABLE_ROWS: Final = 12
 
@@ -151,6 +151,14 @@ def detector_rows(run: Source) -> list[DetectorRow]:
             DetectorRow(f"{layer[i]}.{neuron[i]}", int(fires[i]), triggers, promoted, suppressed)
         )
     return entries
+
+
+def suppressing_share(shares: Mapping[str, Any], who: str, i: int) -> float:
+    """Return a share; for "all", of baselines the chance for as many tokens as a detector has."""
+    chance = f"{who}_chance"
+    if shares["criterion"][i] == "all" and chance in shares:
+        return float(shares[chance][i])
+    return float(shares[who][i])
 
 
 @dataclass(frozen=True)

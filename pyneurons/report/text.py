@@ -11,6 +11,7 @@ from rich.text import Text
 from pyneurons.analysis import coverage as covering
 from pyneurons.analysis.detectors import decided, supported
 from pyneurons.report import words
+from pyneurons.report.numbers import suppressing_share
 from pyneurons.report.textplot import plot
 from pyneurons.report.words import MOST_CONTEXTS, MOST_NGRAMS, TEMPLATES, visible
 
@@ -160,14 +161,14 @@ def _positional(scan: Any) -> list[RenderableType]:
 
 
 def _suppression(scan: Any) -> list[RenderableType]:
-    shares = scan.suppression_shares(1)
+    shares = scan.suppression_shares(1, lower_half=True)
     number = int(shares["detectors"][0])
     text = _heading("Do token detectors push their own tokens down?")
     if not number:
-        text.append("\nno token detector to ask", style="not bold")
+        text.append("\nno token detector in the lower half of the layers to ask", style="not bold")
         return [text]
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2))
-    table.add_column(f"share of {number:,} detectors")
+    table.add_column(f"share of {number:,} detectors (lower half)")
     for name in ("own triggers", "random tokens", "tokens as frequent"):
         table.add_column(name, justify="right")
     for i, criterion in enumerate(shares["criterion"]):
@@ -175,7 +176,10 @@ def _suppression(scan: Any) -> list[RenderableType]:
         measure = "" if shares["measure"][i] == "raw" else ", centred"
         table.add_row(
             said[criterion] + measure,
-            *(f"{100 * shares[who][i]:.0f} %" for who in ("triggers", "random", "matched")),
+            *(
+                f"{100 * suppressing_share(shares, who, i):.0f} %"
+                for who in ("triggers", "random", "matched")
+            ),
         )
     return [text, table]
 

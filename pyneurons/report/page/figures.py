@@ -312,13 +312,13 @@ def _suppression(run: Any, name: str, *, many: bool) -> list[FigureSpec]:
             "criterion": said[criterion] + ("" if measure == "raw" else ", centred"),
             "tokens": label,
             "order": j,
-            "share": 100 * _share(shares, key, i),
+            "share": 100 * numbers.suppressing_share(shares, key, i),
         }
         for i, (criterion, measure) in enumerate(
             zip(shares["criterion"], shares["measure"], strict=True)
         )
         for j, (key, label) in enumerate(who.items())
-        if np.isfinite(_share(shares, key, i))
+        if np.isfinite(numbers.suppressing_share(shares, key, i))
     ]
     says = (
         f"The share of the {int(shares['detectors'][0]):,} token detectors in the lower half of the layers "
@@ -351,14 +351,6 @@ def _suppression(run: Any, name: str, *, many: bool) -> list[FigureSpec]:
     }
     title = "Do detectors push their own triggers down?"
     return [_figure("suppression", title, says, "suppression", spec, rows, name if many else "")]
-
-
-def _share(shares: dict[str, Any], who: str, i: int) -> float:
-    """Return a share; for "all", of baselines the chance for as many tokens as a detector has."""
-    chance = f"{who}_chance"
-    if shares["criterion"][i] == "all" and chance in shares:
-        return float(shares[chance][i])
-    return float(shares[who][i])
 
 
 def _table(run: Source, name: str, *, many: bool) -> FigureSpec:
